@@ -1,0 +1,190 @@
+"""Folders that describe themselves: what one stage hands to the next.
+
+An artefact is a folder with `config.json` (kind, format number, settings, provenance), `model.safetensors` and
+`checksums.json`. Writes are atomic: they happen beside the target and are renamed when complete, so a reader never
+sees half a folder and a failed write leaves nothing behind. No pickle is written or read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cadiff.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT = 1
+LIBRARIES = ("numpy", "torch", "diffusers", "transformers", "accelerate", "safetensors")
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`; renamed onto it when the block succeeds, removed when it fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A temporary folder beside `out`, renamed to it when the block succeeds, removed when it fails.
+
+    Raises:
+        ArtifactError: `out` exists and is not an empty folder; results are never overwritten.
+    """
+    refuse_existing(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        if out.is_dir():
+            out.rmdir()
+        temporary.replace(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def refuse_existing(out: Path) -> None:
+    """Raises `ArtifactError` unless `out` is free: absent, or an empty folder."""
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise ArtifactError(f"{out} already exists and is never overwritten: choose another --out or remove it.")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`value` as indented JSON, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The JSON in `path`; `ArtifactError` when it is absent or broken."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ArtifactError(f"No {path.name} in {path.parent}: is this the right folder?") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{path} is damaged ({error}): make the folder again.") from None
+
+
+def sha256_file(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def folder_checksums(folder: Path) -> dict[str, str]:
+    """Relative path -> SHA-256 for every file below `folder` but `checksums.json`."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "checksums.json")
+    return {p.relative_to(folder).as_posix(): sha256_file(p) for p in files}
+
+
+def folder_digest(folder: Path) -> str:
+    """One SHA-256 for the whole content of a folder: names and bytes, in sorted order."""
+    listing = json.dumps(folder_checksums(folder), sort_keys=True)
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def provenance(**extra: Any) -> dict[str, Any]:
+    """Where an artefact comes from: versions, time, command, and what the caller adds (seed, input digests)."""
+    versions = {"python": platform.python_version()}
+    for name in ("cadiff", *LIBRARIES):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    return {
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": command,
+        "versions": versions,
+        **extra,
+    }
+
+
+def save_artifact(
+    folder: Path,
+    *,
+    kind: str,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor] | None = None,
+    provenance: Mapping[str, Any],
+) -> Path:
+    """Writes a self-describing folder, atomically.
+
+    Args:
+        folder: the folder to make; it must not exist.
+        kind: what the folder holds, for example "fmri-encoder"; `load_artifact` asks for it by name.
+        config: everything needed to rebuild the object, as JSON values.
+        tensors: the weights; saved as `model.safetensors`, contiguous and on the CPU.
+        provenance: where it comes from, see `provenance`.
+    """
+    with new_folder(folder) as temporary:
+        about = {"kind": kind, "format": FORMAT, "config": dict(config), "provenance": dict(provenance)}
+        write_json(temporary / "config.json", about)
+        if tensors:
+            from safetensors.torch import save_file  # torch loads only when there are weights
+
+            kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+            save_file(kept, temporary / "model.safetensors")
+        write_json(temporary / "checksums.json", folder_checksums(temporary))
+    return folder
+
+
+def load_artifact(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Settings and weights of an artefact.
+
+    Raises:
+        ArtifactError: no artefact there, of another kind or a newer format, or a file differs from its checksum.
+    """
+    if not (folder / "config.json").is_file():
+        there = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) if folder.is_dir() else "no such folder"
+        raise ArtifactError(f"{folder} holds no {kind} (found: {there or 'nothing'}): expected a config.json there.")
+    about = read_json(folder / "config.json")
+    found = about.get("kind", about.get("_class_name", "something else"))
+    if found != kind:
+        raise ArtifactError(f"{folder} holds a {found}, expected a {kind}.")
+    if about["format"] > FORMAT:
+        raise ArtifactError(f"{folder} has format {about['format']}, this cadiff reads up to {FORMAT}: update cadiff.")
+    verify_checksums(folder)
+    tensors: dict[str, Tensor] = {}
+    if (folder / "model.safetensors").is_file():
+        from safetensors.torch import load_file
+
+        tensors = load_file(folder / "model.safetensors")
+    return about["config"], tensors
+
+
+def verify_checksums(folder: Path) -> None:
+    """Raises `ArtifactError` naming the first file that is missing or differs from `checksums.json`."""
+    for name, expected in read_json(folder / "checksums.json").items():
+        path = folder / name
+        if not path.is_file():
+            raise ArtifactError(f"{folder} lacks {name}, which its checksums.json lists: copy the folder again.")
+        if sha256_file(path) != expected:
+            raise ArtifactError(f"{path} is damaged or was changed (checksum differs): make or copy it again.")

@@ -1,0 +1,178 @@
+"""Typed settings from YAML presets and dotted overrides.
+
+A preset is a YAML file with one section a stage; it may extend another preset and states only what differs:
+
+    extends: demo
+    title: the demo with twice the training
+    diffuse: {fit: {steps: 400}}
+
+`load_config(DiffuseConfig, "diffuse", "demo", ["fit.steps=400"])` merges the presets, applies the overrides and
+validates the section with pydantic. Unknown keys are refused with the nearest name that exists.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from cadiff.errors import ConfigError
+
+SECTIONS = ("simulate", "prior", "contrast", "attend", "diffuse", "reconstruct", "evaluate")
+HEADER = ("extends", "title", "protocol", "source")
+
+C = TypeVar("C", bound="Config")
+
+
+class Config(BaseModel):
+    """Base of every stage's settings: frozen, strict about keys, docstrings become help texts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that come with the package."""
+    root = resources.files("cadiff") / "presets"
+    return sorted(_walk(root, ""))
+
+
+def load_preset(preset: str | Path) -> dict[str, Any]:
+    """One preset merged over the ones it extends.
+
+    Args:
+        preset: a name of `preset_names()` or the path of a YAML file.
+
+    Raises:
+        ConfigError: no such preset, not a mapping, an unknown section, or a circle of `extends`.
+    """
+    merged: dict[str, Any] = {}
+    for layer in reversed(list(_chain(preset))):
+        merged = _merge(merged, layer)
+    merged.pop("extends", None)
+    return merged
+
+
+def load_config(
+    cls: type[C], section: str, preset: str | Path | None = None, overrides: Sequence[str] = ()
+) -> C:
+    """The settings of one stage: defaults, then the preset's section, then `a.b=c` overrides.
+
+    Raises:
+        ConfigError: unknown preset or key, wrong type, malformed override.
+    """
+    values: dict[str, Any] = {}
+    if preset is not None:
+        values = _merge({}, load_preset(preset).get(section) or {})
+    for override in overrides:
+        _assign(values, override)
+    return validate(cls, values, where=f"preset {preset!s}, section {section}" if preset else f"section {section}")
+
+
+def validate(cls: type[C], values: Mapping[str, Any], *, where: str) -> C:
+    """`cls(**values)`, with pydantic's findings as one readable `ConfigError`."""
+    try:
+        return cls.model_validate(dict(values))
+    except ValidationError as error:
+        raise ConfigError(f"{where}: " + "; ".join(_explain(cls, e) for e in error.errors()) + ".") from None
+
+
+def _chain(preset: str | Path) -> Iterator[dict[str, Any]]:
+    """The preset and the ones it extends, most specific first."""
+    seen: list[str] = []
+    current: str | Path | None = preset
+    while current is not None:
+        if str(current) in seen:
+            raise ConfigError(f"Presets extend each other in a circle: {' -> '.join([*seen, str(current)])}.")
+        seen.append(str(current))
+        layer = _read(current)
+        for key in layer:
+            if key not in SECTIONS + HEADER:
+                raise ConfigError(f"Preset {current}: unknown section {key!r}{_nearest(key, SECTIONS + HEADER)}.")
+        yield layer
+        current = layer.get("extends")
+
+
+def _read(preset: str | Path) -> dict[str, Any]:
+    path = Path(preset)
+    if path.suffix in {".yaml", ".yml"}:
+        if not path.is_file():
+            raise ConfigError(f"No preset file {path}; presets that come with cadiff: {', '.join(preset_names())}.")
+        text = path.read_text()
+    else:
+        source = resources.files("cadiff") / "presets" / f"{preset}.yaml"
+        if not source.is_file():
+            names = preset_names()
+            raise ConfigError(
+                f"No preset {str(preset)!r}{_nearest(str(preset), names)}; there are {', '.join(names)}, "
+                "or give the path of a .yaml file."
+            )
+        text = source.read_text()
+    try:
+        layer = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"Preset {preset} is not valid YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(layer, dict):
+        raise ConfigError(f"Preset {preset} holds a {type(layer).__name__}, expected sections such as `contrast:`.")
+    return layer
+
+
+def _walk(folder: Any, prefix: str) -> Iterator[str]:
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            yield from _walk(entry, f"{prefix}{entry.name}/")
+        elif entry.name.endswith(".yaml"):
+            yield prefix + entry.name.removesuffix(".yaml")
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _assign(values: dict[str, Any], override: str) -> None:
+    key, sign, text = override.partition("=")
+    if not sign or not key:
+        raise ConfigError(f"--set {override!r} is not of the form a.b=value, for example fit.steps=100.")
+    *path, last = key.split(".")
+    for part in path:
+        inner = values.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"--set {override!r}: {part!r} is a single value, it has no key {last!r}.")
+        values[part] = values = dict(inner)
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {override!r}: {text!r} is not a value that YAML can read.") from None
+
+
+def _explain(cls: type[BaseModel], error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"]) or "settings"
+    if error["type"] == "extra_forbidden":
+        names = _fields(cls, error["loc"][:-1])
+        return f"unknown key {where!r}{_nearest(str(error['loc'][-1]), names)}"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{where}: {message} (got {error['input']!r})"
+
+
+def _fields(cls: type[BaseModel], path: Sequence[Any]) -> list[str]:
+    model: Any = cls
+    for part in path:
+        annotation = model.model_fields[part].annotation
+        options = [annotation, *getattr(annotation, "__args__", ())]
+        model = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
+        if model is None:
+            return []
+    return list(model.model_fields)
+
+
+def _nearest(word: str, names: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    return f", did you mean {near[0]!r}?" if near else f" (there are: {', '.join(names)})" if names else ""

@@ -1,0 +1,211 @@
+"""The cadiff dataset: a folder of betas, trials, voxels and stimuli that describes itself.
+
+    dataset_description.json    name, subject, what was simulated or measured, sha256 of the other files
+    betas.npy                   float32 (trials, voxels), memory-mapped
+    trials.tsv                  trial, stimulus_id, split (train | test | unlabelled), session, run, repeat
+    voxels.tsv                  voxel, rois (comma list), noise_ceiling (fraction of single-trial variance, n/a unknown)
+    stimuli.tsv + stimuli/      stimulus_id, file, sha256, label (WordNet id or name), imagenet_index, licence
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from cadiff.artifacts import new_folder, provenance, read_json, sha256_file, write_json
+from cadiff.errors import ArtifactError, DataError
+
+FORMAT = 1
+SPLITS = ("train", "test", "unlabelled")
+TRIAL_COLUMNS = ("trial", "stimulus_id", "split", "session", "run", "repeat")
+STIMULUS_COLUMNS = ("stimulus_id", "file", "sha256", "label", "imagenet_index", "licence")
+
+
+class BrainDataset:
+    """One subject's trials, opened from a dataset folder. Betas stay on disk until they are indexed."""
+
+    def __init__(
+        self, folder: Path, description: dict[str, Any], trials: pd.DataFrame, voxels: pd.DataFrame, stimuli: pd.DataFrame
+    ) -> None:
+        self.folder, self.description = folder, description
+        self.trials, self.voxels, self.stimuli = trials, voxels, stimuli
+
+    @classmethod
+    def open(cls, folder: Path | str, *, verify: bool = False) -> BrainDataset:
+        """Reads the tables and checks that they fit together.
+
+        Args:
+            folder: a folder made by `cadiff simulate` or `cadiff data import`.
+            verify: also compare every file with its recorded SHA-256.
+
+        Raises:
+            DataError: not a dataset folder, a file missing or damaged, or tables that contradict each other.
+        """
+        folder = Path(folder)
+        if not (folder / "dataset_description.json").is_file():
+            there = ", ".join(sorted(p.name for p in folder.iterdir())[:6]) if folder.is_dir() else "no such folder"
+            raise DataError(
+                f"{folder} is not a cadiff dataset (found: {there or 'nothing'}; expected dataset_description.json): "
+                "make one with `cadiff simulate` or `cadiff data import`."
+            )
+        try:
+            description = read_json(folder / "dataset_description.json")
+            if verify:
+                for name, expected in description["sha256"].items():
+                    if not (folder / name).is_file() or sha256_file(folder / name) != expected:
+                        raise DataError(f"{folder / name} is missing or damaged (checksum differs): import it again.")
+            trials = _table(folder / "trials.tsv", TRIAL_COLUMNS)
+            voxels = _table(folder / "voxels.tsv", ("voxel", "rois", "noise_ceiling"))
+            stimuli = _table(folder / "stimuli.tsv", STIMULUS_COLUMNS).set_index("stimulus_id")
+        except ArtifactError as error:
+            raise DataError(str(error)) from None
+        for column in ("trial", "session", "run", "repeat"):
+            trials[column] = trials[column].astype(int)
+        voxels["noise_ceiling"] = pd.to_numeric(voxels["noise_ceiling"], errors="coerce")
+        voxels["rois"] = voxels["rois"].fillna("")
+        stimuli["imagenet_index"] = pd.to_numeric(stimuli["imagenet_index"], errors="coerce").astype("Int64")
+        dataset = cls(folder, description, trials, voxels, stimuli)
+        dataset._check()
+        return dataset
+
+    @cached_property
+    def betas(self) -> np.ndarray:
+        """Responses, float32 (trials, voxels), memory-mapped read-only."""
+        try:
+            return np.load(self.folder / "betas.npy", mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{self.folder / 'betas.npy'} cannot be read ({error}): import the data again.") from None
+
+    def rows(self, split: str) -> np.ndarray:
+        """Row numbers (n,) of the trials in a split, in file order."""
+        return np.flatnonzero((self.trials["split"] == split).to_numpy())
+
+    def stimulus_ids(self, split: str) -> list[str]:
+        """Distinct stimuli of a split, in order of first appearance."""
+        return list(dict.fromkeys(self.trials["stimulus_id"].to_numpy()[self.rows(split)]))
+
+    def image(self, stimulus_id: str) -> np.ndarray:
+        """The picture, uint8 (H, W, 3)."""
+        if stimulus_id not in self.stimuli.index:
+            raise DataError(f"{self.folder}: stimuli.tsv has no stimulus {stimulus_id!r}.")
+        path = self.folder / "stimuli" / str(self.stimuli.at[stimulus_id, "file"])
+        try:
+            with Image.open(path) as image:
+                return np.asarray(image.convert("RGB"))
+        except OSError as error:
+            raise DataError(f"The picture of stimulus {stimulus_id!r}, {path}, cannot be read: {error}.") from None
+
+    def images(self, stimulus_ids: Sequence[str], size: int | None = None) -> np.ndarray:
+        """Pictures, uint8 (n, H, W, 3); resized (bicubic, antialiased) to `size` pixels square when given."""
+        pictures = []
+        for stimulus_id in stimulus_ids:
+            picture = self.image(stimulus_id)
+            if size is not None and picture.shape[:2] != (size, size):
+                picture = np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC))
+            pictures.append(picture)
+        return np.stack(pictures)
+
+    def _check(self) -> None:
+        shape = (len(self.trials), len(self.voxels))
+        if self.betas.shape != shape or self.betas.dtype != np.float32:
+            raise DataError(
+                f"{self.folder}: betas.npy is {self.betas.dtype} {self.betas.shape}, but trials.tsv and voxels.tsv "
+                f"say float32 {shape}: import the data again."
+            )
+        if unknown := sorted(set(self.trials["split"]) - set(SPLITS)):
+            raise DataError(f"{self.folder}: trials.tsv has split {unknown[0]!r}; splits are {', '.join(SPLITS)}.")
+        shown = self.trials.loc[self.trials["split"] != "unlabelled", "stimulus_id"]
+        if missing := sorted(set(shown) - set(self.stimuli.index)):
+            raise DataError(f"{self.folder}: trials.tsv shows {missing[0]!r}, which stimuli.tsv does not list.")
+
+
+def write_dataset(
+    out: Path,
+    *,
+    name: str,
+    subject: str,
+    betas: np.ndarray,
+    trials: pd.DataFrame,
+    voxels: pd.DataFrame,
+    stimuli: pd.DataFrame,
+    images: Mapping[str, np.ndarray],
+    description: Mapping[str, Any] | None = None,
+) -> Path:
+    """Writes a dataset folder, atomically.
+
+    Args:
+        out: the folder to make; it must not exist.
+        name: dataset name, for example "GOD".
+        subject: subject name, for example "sub-03".
+        betas: (trials, voxels), stored as float32.
+        trials: one row a trial; `TRIAL_COLUMNS`, `trial` may be absent (it counts from 1).
+        voxels: one row a voxel; `rois` and optionally `noise_ceiling`, `x`, `y`, `z`.
+        stimuli: one row a stimulus; `stimulus_id` and optionally `label`, `imagenet_index`, `licence`.
+        images: stimulus_id -> uint8 (H, W, 3) or (H, W); saved as PNG.
+        description: further facts for `dataset_description.json`.
+
+    Raises:
+        DataError: shapes that contradict each other, values that are not finite, or a stimulus without a picture.
+        ArtifactError: `out` exists.
+    """
+    _check_parts(betas, trials, voxels, stimuli, images)
+    with new_folder(out) as folder:
+        (folder / "stimuli").mkdir()
+        rows = []
+        for row in stimuli.to_dict("records"):
+            stimulus_id = str(row["stimulus_id"])
+            file = f"{stimulus_id}.png"
+            Image.fromarray(images[stimulus_id]).convert("RGB").save(folder / "stimuli" / file, compress_level=1)
+            rows.append({**row, "file": file, "sha256": sha256_file(folder / "stimuli" / file)})
+        table = pd.DataFrame(rows, columns=list(dict.fromkeys([*STIMULUS_COLUMNS, *stimuli.columns])))
+        _write_table(table, folder / "stimuli.tsv")
+        trials = trials.assign(trial=range(1, len(trials) + 1))
+        _write_table(trials[[*TRIAL_COLUMNS, *(c for c in trials if c not in TRIAL_COLUMNS)]], folder / "trials.tsv")
+        voxels = voxels.assign(voxel=range(1, len(voxels) + 1))
+        if "noise_ceiling" not in voxels:
+            voxels = voxels.assign(noise_ceiling=np.nan)
+        first = ["voxel", "rois", "noise_ceiling"]
+        _write_table(voxels[[*first, *(c for c in voxels if c not in first)]], folder / "voxels.tsv")
+        np.save(folder / "betas.npy", np.ascontiguousarray(betas, dtype=np.float32))
+        files = ("betas.npy", "trials.tsv", "voxels.tsv", "stimuli.tsv")
+        about = {"name": name, "subject": subject, "format": FORMAT, **(description or {})}
+        about["sha256"] = {file: sha256_file(folder / file) for file in files}
+        write_json(folder / "dataset_description.json", {**about, "provenance": provenance()})
+    return out
+
+
+def _check_parts(
+    betas: np.ndarray, trials: pd.DataFrame, voxels: pd.DataFrame, stimuli: pd.DataFrame, images: Mapping[str, np.ndarray]
+) -> None:
+    if betas.ndim != 2 or betas.shape != (len(trials), len(voxels)):
+        raise DataError(f"betas are {betas.shape}, but there are {len(trials)} trials and {len(voxels)} voxels.")
+    bad = ~np.isfinite(betas)
+    if bad.any():
+        raise DataError(
+            f"{int(bad.any(axis=0).sum())} of {betas.shape[1]} voxels hold NaN or infinite values "
+            f"(first: voxel {int(np.flatnonzero(bad.any(axis=0))[0]) + 1}): mask them out before importing."
+        )
+    if unsafe := [str(s) for s in stimuli["stimulus_id"] if "/" in str(s) or str(s).startswith(".")]:
+        raise DataError(f"Stimulus id {unsafe[0]!r} cannot name a file: use ids without '/' and without a leading dot.")
+    if missing := [str(s) for s in stimuli["stimulus_id"] if str(s) not in images]:
+        raise DataError(f"{len(missing)} stimuli have no picture (first: {missing[0]!r}).")
+
+
+def _table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    if not path.is_file():
+        raise DataError(f"{path.parent} lacks {path.name}: the dataset is incomplete, import it again.")
+    text = {"stimulus_id": str, "label": str, "rois": str}
+    table = pd.read_csv(path, sep="\t", dtype=text, keep_default_na=False, na_values=["n/a"])  # "NA" may be a name
+    if missing := [c for c in columns if c not in table]:
+        raise DataError(f"{path} lacks the column {missing[0]!r} (it has: {', '.join(map(str, table.columns))}).")
+    return table
+
+
+def _write_table(table: pd.DataFrame, path: Path) -> None:
+    table.to_csv(path, sep="\t", index=False, na_rep="n/a", lineterminator="\n")

@@ -1,0 +1,136 @@
+"""Run folders: settings, log and checkpoints of one stage, resumable and never overwritten."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cadiff.artifacts import atomic_path, provenance, read_json, refuse_existing, write_json
+from cadiff.config import Config
+from cadiff.errors import ArtifactError
+
+
+class RunFolder:
+    """The folder of one training stage.
+
+    `run.json` holds stage, status, settings and provenance; `log.jsonl` one line a logged step; `tensorboard/` the
+    same for TensorBoard when it is installed; `trainer/` the last checkpoint until the run is complete.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._writer: Any = None
+
+    @classmethod
+    def open(
+        cls,
+        out: Path,
+        *,
+        stage: str,
+        config: Config,
+        resume: bool = False,
+        inputs: Mapping[str, str] | None = None,
+    ) -> RunFolder:
+        """Starts a run in `out`, or opens an unfinished one again.
+
+        Args:
+            out: the folder; must be free unless `resume`.
+            stage: "contrast", "attend", "diffuse" or a part of prior training.
+            config: the settings; a resumed run must have the same ones.
+            resume: go on with what is there; starts afresh when nothing is.
+            inputs: name -> digest of what the run reads; a resumed run must read the same.
+
+        Raises:
+            ArtifactError: `out` is in use, holds another stage, other settings or other inputs.
+        """
+        run, settings = cls(out), json.loads(config.model_dump_json())
+        about = {"stage": stage, "status": "running", "config": settings, "inputs": dict(inputs or {})}
+        if not (resume and (out / "run.json").is_file()):
+            refuse_existing(out)
+            out.mkdir(parents=True, exist_ok=True)
+            write_json(out / "run.json", {**about, "provenance": provenance()})
+            return run
+        there = read_json(out / "run.json")
+        for key in ("stage", "config", "inputs"):
+            if there[key] != about[key]:
+                raise ArtifactError(
+                    f"{out} cannot be resumed: its {key} differ{_difference(there[key], about[key])}; "
+                    "use the same settings and inputs, or another --out."
+                )
+        run._truncate_log()
+        return run
+
+    @property
+    def checkpoint(self) -> Path:
+        """Folder of the last training checkpoint; absent before the first one and after `finish`."""
+        return self.path / "trainer"
+
+    @property
+    def last_checkpoint(self) -> Path | None:
+        """The newest whole checkpoint, also when the writing of one was cut off between two renames."""
+        for suffix in (".new", "", ".old"):
+            candidate = self.checkpoint.with_name(self.checkpoint.name + suffix)
+            if (candidate / "state.json").is_file():
+                return candidate
+        return None
+
+    @property
+    def complete(self) -> bool:
+        """True after `finish`."""
+        return read_json(self.path / "run.json")["status"] == "complete"
+
+    def log(self, record: Mapping[str, float]) -> None:
+        """Appends one line to `log.jsonl` and, when installed, to TensorBoard."""
+        with (self.path / "log.jsonl").open("a") as file:
+            file.write(json.dumps(dict(record)) + "\n")
+        writer = self._tensorboard()
+        if writer is not None:
+            for key, value in record.items():
+                if key != "step":
+                    writer.add_scalar(key, value, record.get("step", 0))
+
+    def history(self) -> list[dict[str, float]]:
+        """Everything logged so far."""
+        path = self.path / "log.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+    def finish(self) -> None:
+        """Marks the run complete and drops the training checkpoint."""
+        if self._writer:
+            self._writer.close()
+            self._writer = None
+        write_json(self.path / "run.json", {**read_json(self.path / "run.json"), "status": "complete"})
+        for suffix in ("", ".new", ".old"):
+            shutil.rmtree(self.checkpoint.with_name(self.checkpoint.name + suffix), ignore_errors=True)
+
+    def _truncate_log(self) -> None:
+        """Drops log lines of steps after the last checkpoint: they will be taken again."""
+        if self.complete:
+            return
+        newest = self.last_checkpoint
+        last = read_json(newest / "state.json")["step"] if newest else 0
+        text = "".join(json.dumps(record) + "\n" for record in self.history() if record.get("step", 0) <= last)
+        with atomic_path(self.path / "log.jsonl") as temporary:
+            temporary.write_text(text)
+
+    def _tensorboard(self) -> Any:
+        if self._writer is None:
+            try:
+                from torch.utils.tensorboard.writer import SummaryWriter
+            except ImportError:
+                self._writer = False
+            else:
+                self._writer = SummaryWriter(str(self.path / "tensorboard"))
+        return self._writer or None
+
+
+def _difference(old: Any, new: Any, path: str = "") -> str:
+    """The first key in which two nested dicts differ, with both values."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            if old.get(key) != new.get(key):
+                return _difference(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
+    return f" in {path or 'value'} ({old!r} there, {new!r} now)"

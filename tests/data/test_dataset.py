@@ -1,0 +1,109 @@
+"""The dataset folder: round trip and refusals."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cadiff.data.dataset import BrainDataset, write_dataset
+from cadiff.errors import ArtifactError, DataError
+
+RNG = np.random.default_rng(0)
+
+
+def parts(**changes):
+    images = {s: RNG.integers(0, 256, (8, 8, 3), dtype=np.uint8) for s in ("a", "b", "NA")}
+    trials = pd.DataFrame(
+        {
+            "stimulus_id": ["a", "b", "NA", "NA", "rest"],
+            "split": ["train", "train", "test", "test", "unlabelled"],
+            "session": 1,
+            "run": 1,
+            "repeat": [1, 1, 1, 2, 1],
+        }
+    )
+    stimuli = pd.DataFrame({"stimulus_id": list(images), "label": ["n01", "n02", "NA"], "imagenet_index": [1, 2, None]})
+    voxels = pd.DataFrame({"rois": ["V1", "V1,VC", ""], "noise_ceiling": [0.2, np.nan, 0.0]})
+    betas = RNG.normal(size=(5, 3)).astype(np.float32)
+    return {
+        "name": "toy",
+        "subject": "sub-01",
+        "betas": betas,
+        "trials": trials,
+        "voxels": voxels,
+        "stimuli": stimuli,
+        "images": images,
+        **changes,
+    }
+
+
+def test_round_trip(tmp_path):
+    made = parts()
+    dataset = BrainDataset.open(write_dataset(tmp_path / "d", **made), verify=True)
+    assert np.array_equal(dataset.betas, made["betas"])
+    assert dataset.rows("test").tolist() == [2, 3]
+    assert dataset.stimulus_ids("test") == ["NA"]
+    assert dataset.stimuli.at["NA", "label"] == "NA"
+    assert dataset.stimuli["imagenet_index"].isna().tolist() == [False, False, True]
+    assert all(np.array_equal(dataset.image(s), made["images"][s]) for s in made["images"])
+    assert dataset.images(["a", "b"], size=4).shape == (2, 4, 4, 3)
+    assert dataset.voxels["noise_ceiling"].isna().tolist() == [False, True, False]
+    assert isinstance(dataset.betas, np.memmap)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"betas": np.full((5, 3), np.nan)}, "3 of 3 voxels hold NaN"),
+        ({"betas": np.zeros((5, 4))}, "betas are"),
+        ({"images": {}}, "no picture"),
+    ],
+)
+def test_bad_parts_are_refused_and_nothing_is_written(tmp_path, change, says):
+    with pytest.raises(DataError, match=says):
+        write_dataset(tmp_path / "d", **parts(**change))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["../up", ".hidden"])
+def test_a_stimulus_id_cannot_leave_its_folder(tmp_path, name):
+    stimuli = pd.DataFrame({"stimulus_id": [name]})
+    with pytest.raises(DataError, match="cannot name a file"):
+        write_dataset(tmp_path / "d", **parts(stimuli=stimuli, images={name: np.zeros((4, 4, 3), np.uint8)}))
+
+
+def test_an_existing_dataset_is_never_overwritten(tmp_path):
+    write_dataset(tmp_path / "d", **parts())
+    with pytest.raises(ArtifactError, match="never overwritten"):
+        write_dataset(tmp_path / "d", **parts())
+
+
+@pytest.mark.parametrize(
+    ("break_it", "says"),
+    [
+        (lambda f: (f / "trials.tsv").unlink(), "lacks trials.tsv"),
+        (lambda f: (f / "betas.npy").write_bytes(b"no"), "cannot be read"),
+        (lambda f: (f / "dataset_description.json").unlink(), "not a cadiff dataset"),
+        (lambda f: (f / "trials.tsv").write_text("trial\n1\n"), "lacks the column 'stimulus_id'"),
+        (lambda f: (f / "voxels.tsv").write_text("voxel\trois\tnoise_ceiling\n1\tV1\t0\n"), "say float32"),
+        (lambda f: (f / "stimuli.tsv").write_text((f / "stimuli.tsv").read_text().replace("b\tb.png", "z\tb.png")), "'b'"),
+    ],
+)
+def test_a_broken_folder_is_named(tmp_path, break_it, says):
+    folder = write_dataset(tmp_path / "d", **parts())
+    break_it(folder)
+    with pytest.raises(DataError, match=says):
+        BrainDataset.open(folder)
+
+
+def test_verify_sees_a_changed_byte(tmp_path):
+    folder = write_dataset(tmp_path / "d", **parts())
+    table = (folder / "trials.tsv").read_text()
+    (folder / "trials.tsv").write_text(table.replace("\t2\n", "\t3\n", 1))
+    BrainDataset.open(folder)
+    with pytest.raises(DataError, match="checksum differs"):
+        BrainDataset.open(folder, verify=True)
+
+
+def test_wrong_folder(tmp_path):
+    with pytest.raises(DataError, match="no such folder"):
+        BrainDataset.open(tmp_path / "nowhere")

@@ -1,0 +1,90 @@
+"""Self-describing folders: round trip, atomicity, and what damage looks like."""
+
+import json
+
+import pytest
+import torch
+
+from cadiff.artifacts import atomic_path, folder_digest, load_artifact, new_folder, provenance, save_artifact
+from cadiff.errors import ArtifactError
+
+WEIGHTS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, 2])}
+
+
+@pytest.fixture
+def artifact(tmp_path):
+    return save_artifact(
+        tmp_path / "thing", kind="toy", config={"width": 3}, tensors=WEIGHTS, provenance=provenance(seed=1)
+    )
+
+
+def test_round_trip_is_exact_and_keeps_dtypes(artifact):
+    config, tensors = load_artifact(artifact, "toy")
+    assert config == {"width": 3}
+    assert tensors.keys() == WEIGHTS.keys()
+    assert all(torch.equal(tensors[k], WEIGHTS[k]) and tensors[k].dtype == WEIGHTS[k].dtype for k in WEIGHTS)
+
+
+def test_provenance_names_versions_command_and_seed(artifact):
+    found = json.loads((artifact / "config.json").read_text())["provenance"]
+    assert found["seed"] == 1
+    assert {"python", "torch"} <= found["versions"].keys()
+    assert "command" in found
+
+
+def test_an_existing_folder_is_never_overwritten(artifact):
+    before = folder_digest(artifact)
+    with pytest.raises(ArtifactError, match="never overwritten"):
+        save_artifact(artifact, kind="toy", config={}, provenance={})
+    assert folder_digest(artifact) == before
+
+
+def test_a_failed_write_leaves_nothing(tmp_path):
+    with pytest.raises(RuntimeError), new_folder(tmp_path / "out") as folder:
+        (folder / "half").write_text("x")
+        raise RuntimeError
+    with pytest.raises(RuntimeError), atomic_path(tmp_path / "file") as path:
+        path.write_text("half")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_rewrite_of_a_file_keeps_the_old_one(tmp_path):
+    target = tmp_path / "file"
+    target.write_text("old")
+    with pytest.raises(RuntimeError), atomic_path(target) as path:
+        path.write_text("new")
+        raise RuntimeError
+    assert target.read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    ("break_it", "says"),
+    [
+        (lambda f: (f / "model.safetensors").write_bytes(b"x"), "model.safetensors is damaged"),
+        (lambda f: (f / "model.safetensors").unlink(), "lacks model.safetensors"),
+        (lambda f: (f / "config.json").write_text("{"), "damaged"),
+        (lambda f: (f / "config.json").unlink(), "holds no toy"),
+    ],
+)
+def test_damage_is_named(artifact, break_it, says):
+    break_it(artifact)
+    with pytest.raises(ArtifactError, match=says):
+        load_artifact(artifact, "toy")
+
+
+def test_another_kind_and_a_newer_format_are_refused(artifact):
+    with pytest.raises(ArtifactError, match="holds a toy, expected a fmri-encoder"):
+        load_artifact(artifact, "fmri-encoder")
+    about = json.loads((artifact / "config.json").read_text())
+    (artifact / "config.json").write_text(json.dumps({**about, "format": 99}))
+    with pytest.raises(ArtifactError, match="format 99"):
+        load_artifact(artifact, "toy")
+
+
+def test_the_digest_sees_names_and_bytes(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x").write_text("1")
+    first = folder_digest(tmp_path / "a")
+    (tmp_path / "a" / "x").rename(tmp_path / "a" / "y")
+    assert folder_digest(tmp_path / "a") != first

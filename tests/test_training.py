@@ -1,0 +1,136 @@
+"""fit(): exact resume, schedule, averaging, and what happens when a loss explodes."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from cadiff.errors import DivergedError
+from cadiff.runs import RunFolder
+from cadiff.training import FitConfig, epoch_batches, fit, learning_rate_at
+
+X = torch.randn(37, 5, generator=torch.Generator().manual_seed(1))
+Y = X.sum(1, keepdim=True)
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing catches it."""
+
+
+def train(out: Path, *, kill_at: int | None = None, resume: bool = False, scale: float = 1.0, **settings):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 1))
+    values = {"steps": 10, "batch_size": 4, "checkpoint_every": 5, "log_every": 2, "learning_rate": 1e-2, **settings}
+    config = FitConfig(**values)
+    run = RunFolder.open(out, stage="toy", config=config, resume=resume)
+    indices = epoch_batches(len(X), config.batch_size, config.seed)
+
+    def batches(step: int):
+        if step == kill_at:
+            raise Killed
+        return X[indices(step)], Y[indices(step)]
+
+    def loss(batch, generator):
+        x, y = batch
+        noisy = x + 0.1 * torch.randn(x.shape, generator=generator)
+        return {"loss": scale * (model(noisy) - y).square().mean()}
+
+    fit(loss, {"model": model}, batches, config, run=run)
+    return {name: value.clone() for name, value in model.state_dict().items()}, run
+
+
+@pytest.mark.parametrize("settings", [{}, {"ema_decay": 0.9}, {"accumulate": 2, "warmup_steps": 3}])
+def test_ten_steps_equal_five_and_a_kill_and_five(tmp_path, settings):
+    whole, run = train(tmp_path / "whole", **settings)
+    with pytest.raises(Killed):
+        train(tmp_path / "cut", kill_at=7 * settings.get("accumulate", 1), **settings)
+    resumed, other = train(tmp_path / "cut", resume=True, **settings)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert run.history() == other.history()
+
+
+def test_a_seed_fixes_everything_and_another_seed_changes_it(tmp_path):
+    first, _ = train(tmp_path / "a")
+    again, _ = train(tmp_path / "b")
+    other, _ = train(tmp_path / "c", seed=1)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["0.weight"], other["0.weight"])
+
+
+def test_accumulated_small_batches_equal_one_large_batch(tmp_path):
+    def final(out, batch_size, accumulate):
+        weights = torch.zeros(5, 1, requires_grad=True)
+        model = nn.Module()
+        model.weight = nn.Parameter(weights.detach().clone())
+        config = FitConfig(steps=3, batch_size=batch_size, accumulate=accumulate, learning_rate=0.1, clip_norm=None)
+        indices = epoch_batches(len(X), batch_size, 0)
+        run = RunFolder.open(out, stage="toy", config=config)
+        fit(
+            lambda batch, _: {"loss": (batch[0] @ model.weight - batch[1]).square().mean()},
+            {"model": model},
+            lambda step: (X[indices(step)], Y[indices(step)]),
+            config,
+            run=run,
+        )
+        return model.weight.detach()
+
+    torch.testing.assert_close(final(tmp_path / "large", 12, 1), final(tmp_path / "small", 4, 3))
+
+
+def test_learning_rate_warms_up_then_follows_half_a_cosine():
+    config = FitConfig(steps=110, warmup_steps=10, learning_rate=1.0, min_learning_rate=0.2)
+    assert learning_rate_at(0, config) == pytest.approx(0.1)
+    assert learning_rate_at(9, config) == pytest.approx(1.0)
+    assert learning_rate_at(60, config) == pytest.approx(0.2 + 0.8 * 0.5)
+    assert learning_rate_at(110, config) == pytest.approx(0.2)
+    rates = [learning_rate_at(step, config) for step in range(10, 110)]
+    assert rates == sorted(rates, reverse=True)
+
+
+@pytest.mark.parametrize(("items", "size"), [(10, 3), (3, 10), (8, 4)])
+def test_batches_are_full_and_use_every_item_equally(items, size):
+    batches = epoch_batches(items, size, seed=3)
+    drawn = np.concatenate([batches(step) for step in range(items)])
+    assert all(len(batches(step)) == size for step in range(items))
+    assert np.bincount(drawn, minlength=items).tolist() == [size] * items
+
+
+def test_a_diverging_loss_is_one_sentence_with_the_step_and_the_remedy(tmp_path):
+    with pytest.raises(DivergedError, match=r"not finite after step 2 .*smaller fit.learning_rate"):
+        train(tmp_path / "run", scale=math.inf)
+
+
+def test_only_parameters_that_require_a_gradient_move(tmp_path):
+    model = nn.Sequential(nn.Linear(5, 8), nn.Linear(8, 1))
+    model[0].requires_grad_(False)
+    frozen = model[0].weight.clone()
+    config = FitConfig(steps=3, batch_size=4)
+    run = RunFolder.open(tmp_path / "run", stage="toy", config=config)
+    fit(lambda b, _: {"loss": model(b).square().mean()}, {"m": model}, lambda _: X[:4], config, run=run)
+    assert torch.equal(frozen, model[0].weight)
+    assert not model.training
+
+
+def test_the_average_follows_the_recursion(tmp_path):
+    seen: list[torch.Tensor] = []
+    model = nn.Linear(5, 1, bias=False)
+
+    def loss(batch, _):
+        seen.append(model.weight.detach().clone())
+        return {"loss": model(batch).square().mean()}
+
+    config = FitConfig(steps=4, batch_size=4, ema_decay=0.999, learning_rate=0.1)
+    run = RunFolder.open(tmp_path / "run", stage="toy", config=config)
+    start = model.weight.detach().clone()
+    fit(loss, {"m": model}, lambda _: X[:4], config, run=run)
+    # weights after step k are seen at the start of step k + 1; the last ones are recovered from the average itself
+    expected = start
+    for k, weights in enumerate(seen[1:]):
+        decay = min(0.999, (1 + k) / (10 + k))
+        expected = decay * expected + (1 - decay) * weights
+    last_decay = 4 / 13
+    last = (model.weight.detach() - last_decay * expected) / (1 - last_decay)
+    assert (last - seen[-1]).abs().max() < 0.2  # one AdamW step of 0.1 and its decay away
