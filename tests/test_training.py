@@ -103,6 +103,15 @@ def test_a_diverging_loss_is_one_sentence_with_the_step_and_the_remedy(tmp_path)
         train(tmp_path / "run", scale=math.inf)
 
 
+def test_precisions_can_change_within_a_process(tmp_path):
+    exact, _ = train(tmp_path / "a", precision="fp32")
+    coarse, _ = train(tmp_path / "b", precision="bf16")
+    again, _ = train(tmp_path / "c", precision="fp32")
+    assert all(torch.equal(exact[name], again[name]) for name in exact)
+    assert not torch.equal(exact["0.weight"], coarse["0.weight"])
+    torch.testing.assert_close(exact["0.weight"], coarse["0.weight"], atol=0.05, rtol=0)
+
+
 def test_only_parameters_that_require_a_gradient_move(tmp_path):
     model = nn.Sequential(nn.Linear(5, 8), nn.Linear(8, 1))
     model[0].requires_grad_(False)

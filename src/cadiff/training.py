@@ -31,23 +31,23 @@ LossFunction = Callable[[Batch, torch.Generator], Mapping[str, Tensor]]
 class FitConfig(Config):
     """How to train: optimiser, schedule, precision, checkpoints."""
 
-    steps: int = Field(1000, ge=1)
+    steps: int = Field(default=1000, ge=1)
     """Optimiser steps."""
-    batch_size: int = Field(16, ge=1)
+    batch_size: int = Field(default=16, ge=1)
     """Samples in one batch; the effective batch is this times `accumulate`."""
-    learning_rate: float = Field(2.5e-4, gt=0)
+    learning_rate: float = Field(default=2.5e-4, gt=0)
     """Peak learning rate of AdamW."""
-    weight_decay: float = Field(0.05, ge=0)
+    weight_decay: float = Field(default=0.05, ge=0)
     """Applied to matrices and kernels, not to vectors (biases, norms)."""
     betas: tuple[float, float] = (0.9, 0.95)
     """Moment decay rates of AdamW."""
-    warmup_steps: int = Field(0, ge=0)
+    warmup_steps: int = Field(default=0, ge=0)
     """Linear warm-up from zero."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """After the warm-up: half a cosine down to `min_learning_rate`, or constant."""
-    min_learning_rate: float = Field(0.0, ge=0)
+    min_learning_rate: float = Field(default=0.0, ge=0)
     """Where the cosine ends."""
-    accumulate: int = Field(1, ge=1)
+    accumulate: int = Field(default=1, ge=1)
     """Batches whose gradients are averaged into one step."""
     clip_norm: float | None = 0.8
     """Largest norm of the gradient, each module on its own; none for no clipping."""
@@ -55,9 +55,9 @@ class FitConfig(Config):
     """auto: bf16 on CUDA, fp32 elsewhere."""
     ema_decay: float | None = None
     """Keep an exponential moving average of the trained weights and return that."""
-    log_every: int = Field(10, ge=1)
+    log_every: int = Field(default=10, ge=1)
     """Steps between log lines; each line is the mean since the last one."""
-    checkpoint_every: int = Field(200, ge=1)
+    checkpoint_every: int = Field(default=200, ge=1)
     """Steps between checkpoints."""
     seed: int = 0
     """Seeds batches and every draw inside the loss."""
@@ -131,7 +131,7 @@ def fit(
 
     on_cuda = torch.cuda.is_available()
     precision = ("bf16" if on_cuda else "fp32") if config.precision == "auto" else config.precision
-    accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no")
+    accelerator = Accelerator()  # its precision is global to the process, so autocast is ours
     for module in modules.values():
         module.to(accelerator.device).train()
     trained = {
@@ -153,7 +153,7 @@ def fit(
             for part in range(config.accumulate):
                 index = (step * config.accumulate + part) * accelerator.num_processes + accelerator.process_index
                 generator = _generator(config.seed, index)
-                with accelerator.autocast():
+                with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=precision == "bf16"):
                     terms = loss_fn(send_to_device(batches(index), accelerator.device), generator)
                 accelerator.backward(terms["loss"] / config.accumulate)
                 for key, value in terms.items():

@@ -1,0 +1,167 @@
+"""Phase 1: train the fMRI auto-encoder with two contrasts, on unlabelled and training trials, never on test.
+
+Source: Sun et al. 2023 (CAD), sections 3.1 and 4.2.1. Each sample is sparsified once and masked twice; both
+views go through the network as one batch of 2N.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from cadiff.artifacts import provenance
+from cadiff.config import Config
+from cadiff.contrast.encoder_folder import fit_preprocessor, save_encoder
+from cadiff.contrast.losses import CrossNegatives, SelfNegatives, SelfViews, double_contrast, masked_error
+from cadiff.contrast.mae import FmriMae, FmriMaeConfig, FmriMaeSize, initialise
+from cadiff.contrast.masking import num_visible, patchify, sparsify
+from cadiff.contrast.trials import EpochFit, TrialPool, dataset_digest
+from cadiff.data.dataset import BrainDataset
+from cadiff.data.preprocess import PreprocessConfig
+from cadiff.data.splits import check_disjoint
+from cadiff.errors import ConfigError, DataError
+from cadiff.runs import RunFolder
+from cadiff.training import epoch_batches, fit
+
+
+class ContrastFit(EpochFit):
+    """How phase 1 trains."""
+
+    batch_size: int = Field(default=250, ge=2)
+    """Samples in one batch; the others of a batch are the negatives."""
+    learning_rate: float = Field(default=2.5e-4, gt=0)
+    """Peak learning rate of AdamW."""
+
+
+class ContrastConfig(Config):
+    """Settings of phase 1. The gammas and the mask ratio are those of GOD subject 3 (Sun et al. 2023)."""
+
+    mae: FmriMaeSize = FmriMaeSize()
+    """Sizes of the auto-encoder."""
+    num_voxels: int | None = Field(default=None, ge=1)
+    """Input length of the encoder; by default the longest dataset, filled up to whole patches."""
+    preprocess: PreprocessConfig = PreprocessConfig()
+    """ROI choice, normalisation and length policy; statistics are measured on each dataset by itself."""
+    mask_ratio: float = Field(default=0.75, ge=0, lt=1)
+    """Fraction of tokens hidden in each of the two views."""
+    gamma_c: float = Field(default=0.5, ge=0)
+    """Weight of the contrast between views, L_C."""
+    gamma_s: float = Field(default=1.0, ge=0)
+    """Weight of the contrast between prediction and input, L_S."""
+    temperature: float = Field(default=0.1, gt=0)
+    """Of both contrasts."""
+    cross_negatives: CrossNegatives = "cross_view"
+    """Negatives of L_C: the other view of other samples (released code), or their same view (eq. 1)."""
+    self_negatives: SelfNegatives = "inputs"
+    """Negatives of L_S: other inputs (released code), or other predictions (eq. 2)."""
+    self_views: SelfViews = "first"
+    """L_S of the first view only (released code), or the mean over both."""
+    masked_error_weight: float = Field(default=0.0, ge=0)
+    """Weight of the squared error on hidden patches; 0 as published, and then predictions have no scale."""
+    legacy_scaling: bool = False
+    """Also multiply gamma_c by 0.5 and gamma_s by 0.25, as the released code does unasked."""
+    sparsify_rate: float = Field(default=0.2, ge=0, lt=1)
+    """Fraction of voxels set to 0, anew at every access to a sample; both views share it."""
+    sparsify_target: Literal["sparsified", "clean"] = "sparsified"
+    """What predictions are compared with: the sparsified vector or the whole one."""
+    fit: ContrastFit = ContrastFit()
+    """Optimiser, schedule, precision, checkpoints."""
+
+
+def contrast(config: ContrastConfig, datasets: Sequence[Path], out: Path, *, resume: bool = False) -> Path:
+    """Train the auto-encoder on the trials of `datasets` with split unlabelled or train.
+
+    Datasets may be of different subjects with different voxel counts: each is normalised by its own
+    statistics and brought to the common length. The folder keeps the preprocessing of the first one.
+
+    Returns:
+        the encoder folder, `out`/encoder.
+
+    Raises:
+        DataError: no trial to train on, or a test stimulus among the training stimuli.
+        ConfigError: a batch larger than the number of trials, or a mask that hides everything.
+        ArtifactError: `out` is in use or cannot be resumed.
+    """
+    pool = _pool(config, [BrainDataset.open(folder) for folder in datasets])
+    schedule = config.fit.for_trials(len(pool))
+    if schedule.batch_size > len(pool):
+        raise ConfigError(
+            f"fit.batch_size={schedule.batch_size} is larger than the {len(pool)} trials to train on, so copies "
+            f"of a trial would be each other's negatives: set fit.batch_size to at most {len(pool)}."
+        )
+    sizes = FmriMaeConfig(**config.mae.model_dump(), num_voxels=pool.preprocessors[0].num_voxels)
+    num_visible(sizes.num_tokens, config.mask_ratio)  # refuses before a folder is made
+    inputs = {f"dataset_{k}": dataset_digest(dataset) for k, dataset in enumerate(pool.datasets, start=1)}
+    run = RunFolder.open(out, stage="contrast", config=config, resume=resume, inputs=inputs)
+    encoder = run.path / "encoder"
+    if not encoder.is_dir():  # a folder that is there is whole: it appears in one rename
+        model = FmriMae(sizes)
+        initialise(model, torch.Generator().manual_seed(schedule.seed))
+        indices = epoch_batches(len(pool), schedule.batch_size, schedule.seed)
+
+        def batches(step: int) -> Tensor:
+            return torch.from_numpy(pool.betas(indices(step)))
+
+        def loss(betas: Tensor, generator: torch.Generator) -> Mapping[str, Tensor]:
+            return phase_1_loss(model, betas, generator, config)
+
+        fit(loss, {"fmri": model}, batches, schedule, run=run, description="contrast")
+        subjects = [f"{d.description.get('name')} {d.description.get('subject')}" for d in pool.datasets]
+        about = provenance(
+            stage="contrast", subjects=subjects, trials=len(pool), inputs=inputs, seed=schedule.seed
+        )
+        save_encoder(encoder, model, pool.preprocessors[0], about)
+    if not run.complete:
+        run.finish()
+    return encoder
+
+
+def phase_1_loss(
+    model: FmriMae, betas: Tensor, generator: torch.Generator, config: ContrastConfig
+) -> dict[str, Tensor]:
+    """Eq. 3 on one batch of preprocessed betas (N, V); all draws come from `generator`.
+
+    Returns scalars `loss` (to minimise), `cross`, `self` and, where it has a weight, `masked_error`.
+    """
+    visible = sparsify(betas, config.sparsify_rate, generator=generator)
+    target = visible if config.sparsify_target == "sparsified" else betas
+    prediction, mask = model(visible.repeat(2, 1), config.mask_ratio, generator)  # (2N, V), (2N, L)
+    first, second = prediction.chunk(2)
+    terms = double_contrast(
+        first,
+        second,
+        target,
+        gamma_c=config.gamma_c * (0.5 if config.legacy_scaling else 1.0),
+        gamma_s=config.gamma_s * (0.25 if config.legacy_scaling else 1.0),
+        temperature=config.temperature,
+        cross_negatives=config.cross_negatives,
+        self_negatives=config.self_negatives,
+        self_views=config.self_views,
+    )
+    if config.masked_error_weight:
+        size = config.mae.patch_size
+        error = masked_error(patchify(prediction, size), patchify(target, size).repeat(2, 1, 1), mask)
+        terms = {**terms, "masked_error": error, "loss": terms["loss"] + config.masked_error_weight * error}
+    return terms
+
+
+def _pool(config: ContrastConfig, datasets: Sequence[BrainDataset]) -> TrialPool:
+    """Trials to train on, every dataset at the common length."""
+    if not datasets:
+        raise DataError("Phase 1 needs at least one dataset folder.")
+    for dataset in datasets:
+        check_disjoint(dataset)
+    size = config.mae.patch_size
+    fitted = [
+        fit_preprocessor(d, config.preprocess, patch_size=size, num_voxels=config.num_voxels)
+        for d in datasets
+    ]
+    longest = max(preprocessor.num_voxels for preprocessor in fitted)
+    common = [replace(p, num_voxels=longest) for p in fitted]  # the statistics do not depend on the length
+    rows = [np.sort(np.concatenate([d.rows("train"), d.rows("unlabelled")])) for d in datasets]
+    return TrialPool(datasets, common, rows)

@@ -1,0 +1,79 @@
+"""What phases 1 and 2 train on: preprocessed trials as one pool, and schedules counted in epochs."""
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from cadiff.data.dataset import BrainDataset
+from cadiff.data.preprocess import Preprocessor
+from cadiff.training import FitConfig
+
+
+class EpochFit(FitConfig):
+    """How to train, with the length given in steps or in passes over the trials."""
+
+    epochs: float | None = Field(default=None, gt=0)
+    """Passes over the trials; takes the place of `steps`."""
+    warmup_epochs: float | None = Field(default=None, ge=0)
+    """Warm-up in passes over the trials; takes the place of `warmup_steps`."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "EpochFit":
+        for epochs, steps in (("epochs", "steps"), ("warmup_epochs", "warmup_steps")):
+            if (
+                getattr(self, epochs) is not None
+                and getattr(self, steps) != FitConfig.model_fields[steps].default
+            ):
+                raise ValueError(
+                    f"{epochs}={getattr(self, epochs):g} and {steps}={getattr(self, steps)} are both given: "
+                    f"set {epochs}=null to count in steps."
+                )
+        return self
+
+    def for_trials(self, num_trials: int) -> FitConfig:
+        """The same schedule in steps, for `num_trials` trials."""
+        per_epoch = num_trials / (self.batch_size * self.accumulate)
+        steps = {}
+        if self.epochs is not None:
+            steps["steps"] = max(1, math.ceil(self.epochs * per_epoch))
+        if self.warmup_epochs is not None:
+            steps["warmup_steps"] = math.ceil(self.warmup_epochs * per_epoch)
+        return self.model_copy(update=steps)
+
+
+@dataclass(frozen=True)
+class TrialPool:
+    """Trials of one or more datasets, each preprocessed on its own, as one list. Betas stay on disk."""
+
+    datasets: Sequence[BrainDataset]
+    preprocessors: Sequence[Preprocessor]
+    rows: Sequence[np.ndarray]
+    """Rows of each dataset that belong to the pool."""
+
+    def __len__(self) -> int:
+        return sum(len(rows) for rows in self.rows)
+
+    def betas(self, indices: np.ndarray) -> np.ndarray:
+        """Encoder input float32 (len(indices), L), in the order of `indices` (0 .. len(self) - 1)."""
+        ends = np.cumsum([len(rows) for rows in self.rows])
+        owner = np.searchsorted(ends, indices, side="right")
+        batch = np.empty((len(indices), self.preprocessors[0].num_voxels), np.float32)
+        for k, (dataset, preprocessor, rows) in enumerate(
+            zip(self.datasets, self.preprocessors, self.rows, strict=True)
+        ):
+            mine = np.flatnonzero(owner == k)
+            if len(mine):
+                batch[mine] = preprocessor(dataset.betas[rows[indices[mine] - (ends[k] - len(rows))]])
+        return batch
+
+
+def dataset_digest(dataset: BrainDataset) -> str:
+    """Identifies the content of a dataset by the checksums in its description."""
+    return hashlib.sha256(
+        json.dumps(dataset.description.get("sha256", {}), sort_keys=True).encode()
+    ).hexdigest()

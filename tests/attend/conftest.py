@@ -1,0 +1,98 @@
+"""A tiny subject with pictures, a tiny phase-1 encoder and a tiny image auto-encoder in a folder."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from transformers import ViTMAEConfig, ViTMAEForPreTraining
+
+from cadiff.contrast import FmriMae, FmriMaeConfig, save_encoder
+from cadiff.contrast.encoder_folder import fit_preprocessor
+from cadiff.contrast.mae import initialise
+from cadiff.data.dataset import BrainDataset, write_dataset
+from cadiff.data.preprocess import PreprocessConfig
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def subject(tmp_path: Path) -> Path:
+    """24 training trials of 12 stimuli, 4 test trials; betas are a linear code of the pictures' mean colour."""
+    rng = np.random.default_rng(0)
+    stimuli = [f"s{k}" for k in range(14)]
+    images = {}
+    for stimulus in stimuli:
+        colour = rng.integers(40, 216, size=3)
+        images[stimulus] = np.clip(colour + rng.normal(0, 30, (20, 20, 3)), 0, 255).astype(np.uint8)
+    ids = stimuli[:12] + stimuli[11::-1] + stimuli[12:] * 2
+    colours = np.stack([images[i].mean((0, 1)) for i in ids]) / 60
+    betas = colours @ rng.normal(size=(3, 30)) + 0.2 * rng.normal(size=(28, 30))
+    splits = ["train"] * 24 + ["test"] * 4
+    trials = pd.DataFrame({"stimulus_id": ids, "split": splits, "session": 1, "run": 1, "repeat": 1})
+    return write_dataset(
+        tmp_path / "subject",
+        name="tiny",
+        subject="one",
+        betas=betas.astype(np.float32),
+        trials=trials,
+        voxels=pd.DataFrame({"rois": ["V1"] * 30}),
+        stimuli=pd.DataFrame({"stimulus_id": stimuli}),
+        images=images,
+    )
+
+
+@pytest.fixture
+def encoder(tmp_path: Path, subject: Path, generator: torch.Generator) -> Path:
+    """As phase 1 would leave it, with three decoder blocks."""
+    config = FmriMaeConfig(
+        num_voxels=32,
+        patch_size=4,
+        embed_dim=16,
+        depth=2,
+        num_heads=2,
+        decoder_embed_dim=8,
+        decoder_depth=3,
+        decoder_num_heads=2,
+    )
+    model = FmriMae(config)
+    initialise(model, generator)
+    preprocessor = fit_preprocessor(BrainDataset.open(subject), PreprocessConfig(), patch_size=4)
+    return save_encoder(tmp_path / "phase-1", model, preprocessor, {})
+
+
+@pytest.fixture
+def image_mae(tmp_path: Path) -> Path:
+    """A half-precision ViT-MAE of 16 pixels."""
+    config = ViTMAEConfig(
+        image_size=16,
+        patch_size=4,
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        intermediate_size=32,
+        decoder_hidden_size=16,
+        decoder_num_hidden_layers=3,
+        decoder_num_attention_heads=2,
+        decoder_intermediate_size=16,
+        norm_pix_loss=False,
+    )
+    folder = tmp_path / "image_mae"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        ViTMAEForPreTraining(config).half().save_pretrained(folder)
+    (folder / "input.json").write_text(json.dumps({"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}))
+    return folder

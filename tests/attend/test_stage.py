@@ -1,0 +1,153 @@
+"""Phase 2 end to end on a tiny subject."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cadiff.artifacts import load_artifact
+from cadiff.attend import AttendConfig, attend
+from cadiff.attend.image_mae import load_image_mae
+from cadiff.attend.stage import AttendFit, join, trial_batches
+from cadiff.contrast import FmriCross, FmriEncoder, load_encoder, save_encoder
+from cadiff.contrast.trials import TrialPool
+from cadiff.data.dataset import BrainDataset
+from cadiff.errors import ArtifactError, ConfigError, DataError
+
+
+def config(**changes) -> AttendConfig:
+    fit = {"steps": 40, "batch_size": 8, "learning_rate": 3e-3, "log_every": 10, "checkpoint_every": 4}
+    return AttendConfig(fit=AttendFit(**{**fit, **changes.pop("fit", {})}), **{"cross_depth": 1, **changes})
+
+
+def weights(folder):
+    return load_encoder(folder)[0].state_dict()
+
+
+def test_training_lowers_the_loss_and_keeps_the_fmri_side(subject, encoder, image_mae, tmp_path):
+    settings = config(decoder_depth=2)
+    out = attend(settings, subject, encoder, tmp_path / "run", image_mae=image_mae)
+    history = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert {"loss", "fmri_error", "image_error"} <= history[0].keys()
+    assert history[-1]["loss"] < 0.9 * history[0]["loss"]
+    about, _ = load_artifact(out, "fmri-encoder")  # the kind that phase 1 writes
+    assert (
+        about["class"] == "FmriCross" and about["cross"]["width"] == 24 and about["cross"]["num_heads"] == 3
+    )
+    model, preprocessor = load_encoder(out)
+    assert isinstance(model, FmriCross) and len(model.decoder_blocks) == 2
+    assert not any("mae." in name or "vit" in name for name in model.state_dict())
+    betas = torch.from_numpy(preprocessor(np.asarray(BrainDataset.open(subject).betas[:2])))
+    assert model.tokens(betas).shape == (2, 8, 16)
+    start, end = weights(encoder), weights(out)
+    assert torch.equal(start["pos_embed"], end["pos_embed"])
+    assert not torch.equal(start["blocks.0.attn.qkv.weight"], end["blocks.0.attn.qkv.weight"])
+
+
+def test_it_starts_from_phase_1(subject, encoder, image_mae, tmp_path):
+    """At a learning rate of next to nothing the known weights are those of phase 1, the first decoder blocks too."""
+    settings = config(decoder_depth=2, fit={"steps": 1, "learning_rate": 1e-12, "weight_decay": 0.0})
+    end = weights(attend(settings, subject, encoder, tmp_path / "run", image_mae=image_mae))
+    start = weights(encoder)
+    assert not any(name.startswith("decoder_blocks.2") for name in end)
+    for name, tensor in end.items():
+        if not name.startswith("cross_"):
+            torch.testing.assert_close(tensor, start[name], atol=1e-9, rtol=0)
+    again = attend(settings, subject, tmp_path / "run" / "encoder", tmp_path / "again", image_mae=image_mae)
+    torch.testing.assert_close(weights(again), end, atol=1e-9, rtol=0)  # cross blocks are kept as well
+
+
+def test_test_trials_and_test_pictures_are_never_touched(subject, encoder, image_mae, tmp_path):
+    settings = config(fit={"steps": 4})
+    clean = weights(attend(settings, subject, encoder, tmp_path / "clean", image_mae=image_mae))
+    betas = np.load(subject / "betas.npy")
+    betas[24:] = np.nan
+    np.save(subject / "betas.npy", betas)
+    for name in ("s12", "s13"):
+        (subject / "stimuli" / f"{name}.png").write_bytes(b"not a picture")
+    poisoned = weights(attend(settings, subject, encoder, tmp_path / "poisoned", image_mae=image_mae))
+    assert all(torch.equal(clean[name], poisoned[name]) for name in clean)
+
+
+def test_every_trial_comes_with_its_own_picture(subject, encoder, image_mae, generator):
+    data = BrainDataset.open(subject)
+    start, preprocessor = load_encoder(encoder)
+    _, image = join(start, load_image_mae(image_mae), config(), generator, encoder)
+    batch = trial_batches(TrialPool([data], [preprocessor], [data.rows("train")]), image, config(), 24, 0)(0)
+    expected = preprocessor(np.asarray(data.betas[:24]))
+    rows = [int(np.abs(expected - betas).max(1).argmin()) for betas in batch["betas"].numpy()]
+    assert sorted(rows) == list(range(24))
+    ids = data.trials["stimulus_id"].to_numpy()[rows]
+    assert np.array_equal(batch["images"].numpy(), data.images(list(ids), 16))
+    torch.testing.assert_close(batch["support"], image.support(image.normalise(batch["images"])))
+
+
+def test_kept_features_change_nothing(subject, encoder, image_mae, tmp_path):
+    runs = []
+    for keep in (True, False):
+        settings = config(cache_support=keep, fit={"steps": 4})
+        runs.append(weights(attend(settings, subject, encoder, tmp_path / f"{keep}", image_mae=image_mae)))
+    torch.testing.assert_close(*runs, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("trainable", ["code", "paper"])
+def test_the_pictures_matter(subject, encoder, image_mae, tmp_path, trainable):
+    settings = config(trainable=trainable, fit={"steps": 2})
+    first = weights(attend(settings, subject, encoder, tmp_path / "first", image_mae=image_mae))
+    Image.new("RGB", (20, 20), (255, 0, 0)).save(subject / "stimuli" / "s0.png")
+    second = weights(attend(settings, subject, encoder, tmp_path / "second", image_mae=image_mae))
+    name = "blocks.0.attn.qkv.weight"
+    assert not torch.equal(first[name], second[name])
+
+
+def test_interrupted_run_ends_with_the_same_weights(subject, encoder, image_mae, tmp_path, monkeypatch):
+    from cadiff.attend.model import phase_2_loss
+
+    settings = config(fit={"steps": 8})
+    whole = weights(attend(settings, subject, encoder, tmp_path / "whole", image_mae=image_mae))
+    calls = []
+
+    def dies(*args, **options):
+        calls.append(1)
+        if len(calls) == 7:
+            raise KeyboardInterrupt
+        return phase_2_loss(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cadiff.attend.stage.phase_2_loss", dies)
+        with pytest.raises(KeyboardInterrupt):
+            attend(settings, subject, encoder, tmp_path / "cut", image_mae=image_mae)
+    resumed = weights(attend(settings, subject, encoder, tmp_path / "cut", image_mae=image_mae, resume=True))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_refusals(subject, encoder, image_mae, tmp_path):
+    model, preprocessor = load_encoder(encoder)
+    bare = FmriEncoder(model.config)
+    folder = save_encoder(tmp_path / "bare", bare, preprocessor, {})
+    with pytest.raises(ArtifactError, match="without decoder"):
+        attend(config(), subject, folder, tmp_path / "run", image_mae=image_mae)
+    with pytest.raises(ConfigError, match="hides all of the 8 tokens"):
+        attend(config(mask_ratio=0.95), subject, encoder, tmp_path / "run", image_mae=image_mae)
+    assert not (tmp_path / "run").exists()  # a refused run leaves no folder in the way
+    once = attend(config(fit={"steps": 1}), subject, encoder, tmp_path / "once", image_mae=image_mae)
+    with pytest.raises(ConfigError, match="cross blocks of another size"):
+        attend(config(cross_depth=2), subject, once, tmp_path / "deeper", image_mae=image_mae)
+    table = (subject / "trials.tsv").read_text()
+    (subject / "trials.tsv").write_text(table.replace("\ttrain\t", "\tunlabelled\t"))
+    with pytest.raises(DataError, match="no training trials with pictures"):
+        attend(config(), subject, encoder, tmp_path / "empty", image_mae=image_mae)
+
+
+def test_defaults_are_the_published_ones():
+    defaults = AttendConfig()
+    assert (defaults.gamma_f, defaults.gamma_i, defaults.mask_ratio, defaults.image_mask_ratio) == (
+        0.25,
+        1.5,
+        0.75,
+        0.5,
+    )
+    assert (defaults.decoder_depth, defaults.image_decoder_depth, defaults.cross_depth) == (6, 6, 3)
+    assert (defaults.fit.batch_size, defaults.fit.learning_rate, defaults.trainable) == (16, 5.3e-5, "code")
