@@ -1,0 +1,175 @@
+"""What evaluation reads from disk: a folder of reconstructions and the stimuli they are compared with.
+
+Only the written layouts are used, no code of the rooms that made them, so that other people's folders can be
+scored.
+
+    reconstructions/config.json      {"kind": "reconstructions", "config": {...}, "provenance": {...}}
+    reconstructions/samples.tsv      condition, stimulus_id, sample, file
+    reconstructions/images/...       RGB or grey 8-bit PNG, all of one size
+    dataset/stimuli.tsv              stimulus_id, file, label, imagenet_index, ...
+    dataset/stimuli/...              any size; resized (bicubic, antialiased) to the reconstructions' size
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from cadiff.artifacts import read_json
+from cadiff.errors import ArtifactError, DataError
+
+SAMPLE_COLUMNS = ("condition", "stimulus_id", "sample", "file")
+
+
+@dataclass(frozen=True)
+class Reconstructions:
+    """A checked folder of reconstructions: every condition shows the same stimuli, each with equally many
+    samples."""
+
+    folder: Path
+    about: dict[str, Any]
+    """The whole config.json."""
+    table: pd.DataFrame
+    """samples.tsv, ordered by condition, stimulus and sample."""
+    conditions: list[str]
+    stimulus_ids: list[str]
+
+    def rows(self, condition: str) -> pd.DataFrame:
+        """The samples of a condition, stimuli in the order of `stimulus_ids`."""
+        return self.table.query("condition == @condition")
+
+    def num_samples(self, condition: str) -> int:
+        """Samples per stimulus."""
+        return len(self.rows(condition)) // len(self.stimulus_ids)
+
+    def images(self, condition: str) -> np.ndarray:
+        """uint8 (stimuli, samples, H, W, 3)."""
+        pictures = [read_picture(self.folder / file) for file in self.rows(condition)["file"]]
+        shapes = {picture.shape for picture in pictures}
+        if len(shapes) > 1:
+            raise DataError(
+                f"{self.folder}: the {condition} images differ in size ({sorted(shapes)[:3]}); expected one."
+            )
+        stack = np.stack(pictures)
+        return stack.reshape(len(self.stimulus_ids), -1, *stack.shape[1:])
+
+
+def open_reconstructions(folder: Path) -> Reconstructions:
+    """Reads and checks a folder of reconstructions (layout above).
+
+    Raises:
+        ArtifactError: not such a folder. DataError: a table that would silently change what is averaged:
+            duplicates, missing stimuli, uneven samples.
+    """
+    if not (folder / "samples.tsv").is_file() or not (folder / "config.json").is_file():
+        there = (
+            ", ".join(sorted(p.name for p in folder.iterdir())[:6]) if folder.is_dir() else "no such folder"
+        )
+        raise ArtifactError(
+            f"{folder} holds no reconstructions (found: {there or 'nothing'}; expected config.json, "
+            "samples.tsv): make some with `cadiff reconstruct`."
+        )
+    about = read_json(folder / "config.json")
+    if about.get("kind") != "reconstructions":
+        raise ArtifactError(
+            f"{folder} holds a {about.get('kind', 'folder of unknown kind')}, expected reconstructions."
+        )
+    path = folder / "samples.tsv"
+    table = pd.read_csv(
+        path, sep="\t", dtype={"condition": str, "stimulus_id": str, "file": str}, na_filter=False
+    )
+    if missing := [c for c in SAMPLE_COLUMNS if c not in table]:
+        raise DataError(
+            f"{path} lacks the column {missing[0]!r} (it has: {', '.join(map(str, table.columns))})."
+        )
+    if table.empty:
+        raise DataError(f"{path} lists no samples.")
+    conditions = list(dict.fromkeys(table["condition"]))
+    stimulus_ids = list(dict.fromkeys(table["stimulus_id"]))
+    _check_balanced(path, table, conditions, stimulus_ids)
+    rank = {name: i for i, name in enumerate([*conditions, *stimulus_ids])}
+    keys = table.assign(_c=table["condition"].map(rank), _s=table["stimulus_id"].map(rank))
+    order = keys.sort_values(["_c", "_s", "sample"], kind="stable").index
+    return Reconstructions(folder, about, table.loc[order].reset_index(drop=True), conditions, stimulus_ids)
+
+
+def open_stimuli(dataset: Path) -> pd.DataFrame:
+    """stimuli.tsv of a dataset folder, indexed by `stimulus_id`; `path` is the absolute place of the
+    picture."""
+    if not (dataset / "stimuli.tsv").is_file():
+        raise ArtifactError(
+            f"{dataset} is not a cadiff dataset (expected stimuli.tsv and stimuli/): "
+            "name the folder that the reconstructions were made from."
+        )
+    text = {"stimulus_id": str, "file": str, "label": str}
+    table = pd.read_csv(
+        dataset / "stimuli.tsv", sep="\t", dtype=text, keep_default_na=False, na_values=["n/a"]
+    )
+    for column in ("stimulus_id", "file"):
+        if column not in table:
+            raise DataError(f"{dataset / 'stimuli.tsv'} lacks the column {column!r}.")
+    if "imagenet_index" not in table:
+        table["imagenet_index"] = np.nan
+    numbers = pd.Series(pd.to_numeric(table["imagenet_index"], errors="coerce"))
+    table["imagenet_index"] = numbers.astype("Int64")
+    table["path"] = [str(dataset / "stimuli" / str(file)) for file in table["file"]]
+    return table.set_index("stimulus_id")
+
+
+def stimulus_images(stimuli: pd.DataFrame, stimulus_ids: list[str], size: tuple[int, int]) -> np.ndarray:
+    """The stimuli in the order asked for, resized to `size` (height, width): uint8 (n, H, W, 3)."""
+    if missing := [s for s in stimulus_ids if s not in stimuli.index]:
+        raise DataError(
+            f"{len(missing)} reconstructed stimuli are not in the dataset (first: {missing[0]!r}): "
+            "was it another dataset that was decoded?"
+        )
+    pictures = []
+    for stimulus_id in stimulus_ids:
+        picture = read_picture(Path(str(stimuli.at[stimulus_id, "path"])))
+        if picture.shape[:2] != size:
+            resized = Image.fromarray(picture).resize((size[1], size[0]), Image.Resampling.BICUBIC)
+            picture = np.asarray(resized)
+        pictures.append(picture)
+    return np.stack(pictures)
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """One picture as uint8 (H, W, 3); grey becomes three equal channels.
+
+    Raises `DataError` for anything that would have to be guessed at: missing, unreadable, transparent or
+    16-bit files.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode not in ("RGB", "L", "P", "1") or "transparency" in image.info:
+                raise DataError(
+                    f"{path} has mode {image.mode}; expected 8-bit RGB or grey without transparency."
+                )
+            return np.asarray(image.convert("RGB"))
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing, though its table lists it.") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read as a picture ({error}).") from None
+
+
+def _check_balanced(path: Path, table: pd.DataFrame, conditions: list[str], stimulus_ids: list[str]) -> None:
+    """Every condition: all stimuli, equally many samples, none twice."""
+    twice = table[table.duplicated(["condition", "stimulus_id", "sample"])]
+    if len(twice):
+        row = twice.iloc[0]
+        raise DataError(
+            f"{path} lists sample {row['sample']} of {row['stimulus_id']!r} ({row['condition']}) twice."
+        )
+    counts = pd.crosstab(table["condition"], table["stimulus_id"]).loc[conditions, stimulus_ids]
+    for condition, row in counts.iterrows():
+        if row.min() != row.max():
+            least = str(row.idxmin())
+            raise DataError(
+                f"{path}: condition {condition!r} has {row.max()} samples of some stimuli but {row.min()} "
+                f"of {least!r}; means over unequal sets would not be comparable."
+            )

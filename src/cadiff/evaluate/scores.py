@@ -1,0 +1,137 @@
+"""Every metric of one reconstruction against one stimulus: the table of metrics, and the arrays of scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cadiff.evaluate import pixel, semantic
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a number means."""
+
+    label: str
+    """For people, short."""
+    protocol: str
+    """Its part of the protocol string."""
+    higher_is_better: bool
+    chance: float | None
+    """Score of a guess that knows nothing, where theory gives it; None: measured by mispairing."""
+    percent: bool
+    """Shown in per cent."""
+    needs_judge: bool
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Pictures and what the judge makes of them; logits and features are None without a judge."""
+
+    images: np.ndarray
+    """uint8 (n, H, W, 3)."""
+    logits: np.ndarray | None = None
+    """(n, C)."""
+    features: np.ndarray | None = None
+    """(n, D)."""
+
+
+def metric_table(n_way: int, top_k: Sequence[int], judge: str | None) -> dict[str, Metric]:
+    """The metrics by name, in the order of the report; those that need a judge only when there is one."""
+    table: dict[str, Metric] = {}
+    if judge is not None:
+        for k in top_k:
+            label, protocol = f"{n_way}-way top-{k}", f"{n_way}-way/top-{k}/exact/{judge}"
+            table[f"n_way_top{k}"] = Metric(label, protocol, True, k / n_way, True, True)
+        table["two_way_features"] = Metric(
+            "2-way, judge's features", f"2-way/{judge}-pooled/pcc", True, 0.5, True, True
+        )
+    table["two_way_pixels"] = Metric("2-way, pixels", "2-way/pixels/pcc", True, 0.5, True, False)
+    table["pcc"] = Metric("PCC", "pcc", True, None, False, False)
+    table["ssim"] = Metric("SSIM", "ssim/gauss11-1.5/cut5", True, None, False, False)
+    table["mse"] = Metric("MSE", "mse/range1", False, None, False, False)
+    return table
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What the n-way metrics mean."""
+
+    n_way: int
+    top_k: tuple[int, ...]
+    classes: np.ndarray | None = None
+    """Only these classes take part; None: all that the judge knows."""
+
+
+class PairScores:
+    """All metrics of m reconstructions against any of n stimuli; what is costly is computed once for all
+    pairs.
+
+    `against(own)` scores reconstruction i as a picture of stimulus `own[i]`. With the true pairing that is
+    the result; with a wrong one it is what the same pictures score when they have nothing to do with what was
+    seen.
+    """
+
+    def __init__(self, seen: Seen, stimuli: Seen, protocol: Protocol) -> None:
+        self._seen, self._stimuli, self._protocol = seen, stimuli, protocol
+        self._truth: np.ndarray | None = None
+        self._alike_features: np.ndarray | None = None
+        if stimuli.logits is not None:
+            self._truth = semantic.truth_classes(stimuli.logits, protocol.classes)
+        if seen.features is not None and stimuli.features is not None:
+            self._alike_features = pixel.correlations(seen.features, stimuli.features)
+        chunks = [_pixel_tables(seen.images[part], stimuli.images) for part in _parts(len(seen.images))]
+        self._alike_pixels = np.concatenate([alike for alike, _ in chunks])  # (m, n)
+        self._mse = np.concatenate([error for _, error in chunks])  # (m, n)
+
+    def against(self, own: np.ndarray, *, with_ssim: bool = True) -> dict[str, np.ndarray]:
+        """Scores `(m,)` by metric name, each reconstruction against stimulus `own (m,)`."""
+        scores: dict[str, np.ndarray] = {}
+        rows, protocol = np.arange(len(own)), self._protocol
+        if self._seen.logits is not None and self._truth is not None:
+            for k in protocol.top_k:
+                scores[f"n_way_top{k}"] = semantic.n_way_top_k(
+                    self._seen.logits, self._truth[own], n=protocol.n_way, k=k, classes=protocol.classes
+                )
+        if self._alike_features is not None:
+            scores["two_way_features"] = pixel.two_way_identification(self._alike_features, own)
+        scores["two_way_pixels"] = pixel.two_way_identification(self._alike_pixels, own)
+        scores["pcc"] = self._alike_pixels[rows, own]
+        if with_ssim:
+            scores["ssim"] = np.concatenate(
+                [
+                    pixel.ssim(self._seen.images[part], self._stimuli.images[own[part]])
+                    for part in _parts(len(own))
+                ]
+            )
+        scores["mse"] = self._mse[rows, own]
+        return scores
+
+    def mispaired(self, own: np.ndarray) -> dict[str, float]:
+        """Mean scores against wrong stimuli: the chance level that these very pictures have.
+
+        Averages over the cyclic shifts of the stimuli, all of them up to 24, else 24 evenly spaced; SSIM,
+        which is slow, over the first 4 of those.
+        """
+        n = len(self._stimuli.images)
+        shifts = np.unique(np.linspace(1, n - 1, min(n - 1, 24)).round().astype(int))
+        total: dict[str, list[float]] = {}
+        for i, shift in enumerate(shifts):
+            for name, values in self.against((own + shift) % n, with_ssim=i < 4).items():
+                total.setdefault(name, []).append(float(values.mean()))
+        return {name: float(np.mean(values)) for name, values in total.items()}
+
+
+def _parts(m: int) -> list[np.ndarray]:
+    """Row numbers in pieces, so that float copies of large pictures stay small."""
+    return np.array_split(np.arange(m), -(-m // 64))
+
+
+def _pixel_tables(images: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Correlation and mean squared error of every picture with every target, both (m, n)."""
+    x, y = pixel.as_unit(images).reshape(len(images), -1), pixel.as_unit(targets).reshape(len(targets), -1)
+    squares = (x**2).mean(axis=1)[:, None] + (y**2).mean(axis=1)[None, :]
+    error = squares - 2 * (x @ y.T) / x.shape[1]
+    return pixel.correlations(x, y), np.maximum(error, 0.0)  # rounding may leave -1e-16 for equal pictures

@@ -1,0 +1,95 @@
+from itertools import product
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from cadiff.errors import DataError
+from cadiff.evaluate.statistics import bootstrap_interval, compare, holm, permutation_p
+
+
+@pytest.mark.parametrize("draw, mean", [("normal", 0.0), ("exponential", 1.0)])
+def test_the_interval_covers_the_mean_as_often_as_it_says(rng, draw, mean):
+    repeats, hits = 400, 0
+    for seed in range(repeats):
+        low, high = bootstrap_interval(getattr(rng, draw)(size=50), num_draws=400, seed=seed)
+        hits += low <= mean <= high
+    # A bootstrap of 50 is a little short; 1.96 binomial deviations either side of 93 %.
+    assert 0.93 - 0.035 <= hits / repeats <= 0.97
+
+
+def test_the_interval_is_scipys_bca(rng):
+    x = rng.exponential(size=40)
+    expected = stats.bootstrap((x,), np.mean, method="BCa", n_resamples=20_000, rng=rng).confidence_interval
+    np.testing.assert_allclose(bootstrap_interval(x, num_draws=20_000), expected, atol=0.02)
+
+
+def test_the_interval_moves_with_its_data_and_repeats_itself(rng):
+    x = rng.normal(size=30)
+    low, high = bootstrap_interval(x, seed=5)
+    assert (low, high) == bootstrap_interval(x, seed=5) != bootstrap_interval(x, seed=6)
+    np.testing.assert_allclose(bootstrap_interval(3 * x + 1, seed=5), (3 * low + 1, 3 * high + 1))
+    np.testing.assert_allclose(bootstrap_interval(-x, seed=5), (-high, -low), atol=0.02)
+
+
+def test_no_spread_is_a_point():
+    assert bootstrap_interval(np.zeros(10)) == (0.0, 0.0)
+
+
+def test_small_samples_enumerate_every_sign(rng):
+    d = rng.normal(size=7) + 0.5
+    sums = [abs(np.dot(signs, d)) for signs in product((1, -1), repeat=7)]
+    expected = np.mean(np.array(sums) >= abs(d.sum()) - 1e-12)
+    assert permutation_p(d) == (pytest.approx(expected), True)
+
+
+def test_the_smallest_exact_p_is_two_over_two_to_the_n():
+    assert permutation_p(np.arange(1.0, 9.0)) == (2 / 2**8, True)
+    assert permutation_p(np.zeros(5)) == (1.0, True)
+
+
+def test_drawn_signs_agree_with_all_signs(rng):
+    d = rng.normal(size=13) + 0.4
+    exact, _ = permutation_p(d, num_draws=10_000)
+    drawn, is_exact = permutation_p(d, num_draws=8_000)
+    assert not is_exact
+    assert drawn == pytest.approx(exact, abs=4.5 * np.sqrt(exact * (1 - exact) / 8_000) + 2e-4)
+
+
+def test_p_is_uniform_when_nothing_differs(rng):
+    found = [permutation_p(rng.normal(size=20), num_draws=400, seed=seed)[0] for seed in range(400)]
+    assert stats.kstest(found, "uniform").pvalue > 0.001
+
+
+def test_p_is_never_zero():
+    p, exact = permutation_p(np.ones(40), num_draws=999)
+    assert p == 1 / 1000 and not exact
+
+
+def test_holm_in_closed_form():
+    # Smallest times 3, next times 2 (kept monotone), largest times 1.
+    np.testing.assert_allclose(holm(np.array([0.04, 0.01, 0.03])), [0.06, 0.03, 0.06])
+    np.testing.assert_allclose(holm(np.array([0.9, 0.8])), [1.0, 1.0])
+
+
+def test_comparison_is_antisymmetric_and_its_t_test_is_scipys(rng):
+    a, b = rng.random(25), rng.random(25)
+    forth, back = compare(a, b), compare(b, a)
+    expected = stats.ttest_rel(a, b)
+    assert (forth.t, forth.p_t) == (pytest.approx(expected.statistic), pytest.approx(expected.pvalue))
+    assert forth.difference == pytest.approx(-back.difference) == pytest.approx(a.mean() - b.mean())
+    assert forth.p == back.p
+    assert forth.low < forth.difference < forth.high
+    assert forth.effect_size == pytest.approx(forth.t / 5)
+
+
+def test_equal_systems_do_not_differ():
+    same = compare(np.arange(6.0), np.arange(6.0))
+    assert (same.difference, same.p, same.p_t, same.effect_size) == (0.0, 1.0, 1.0, 0.0)
+
+
+def test_broken_scores_are_refused():
+    with pytest.raises(DataError, match="finite"):
+        bootstrap_interval(np.array([1.0, np.nan]))
+    with pytest.raises(DataError, match="same images"):
+        compare(np.ones(3), np.ones(4))

@@ -1,0 +1,49 @@
+import base64
+import io
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cadiff.report import figures
+
+
+@pytest.mark.parametrize(
+    "low, high", [(0, 0.48), (0.0, 1.0), (-0.03, 0.41), (3.0, 3.0), (0, 1e-6), (-5, 12_345)]
+)
+def test_ticks_are_even_and_enclose_the_values(low, high):
+    ticks = figures.nice_ticks(low, high)
+    assert ticks[0] <= low and ticks[-1] >= high and 2 <= len(ticks) <= 9
+    np.testing.assert_allclose(np.diff(ticks), ticks[1] - ticks[0])
+
+
+def test_pictures_survive_the_round_trip():
+    picture = np.random.default_rng(0).integers(0, 256, (8, 9, 3), dtype=np.uint8)
+    head, _, data = figures.picture_uri(picture).partition(",")
+    assert head == "data:image/png;base64"
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))), picture)
+
+
+def test_large_pictures_are_shrunk():
+    _, _, data = figures.picture_uri(np.zeros((400, 800, 3), np.uint8)).partition(",")
+    assert Image.open(io.BytesIO(base64.b64decode(data))).size == (192, 96)
+
+
+def test_a_dot_stands_where_its_value_is():
+    scale = figures.Scale([0.0, 0.5, 1.0], margin=0.0)
+    drawn = figures.interval_row(scale, 0.25, (0.1, 0.6), kind="brain", title="a < b", chance=0.02)
+    root = ElementTree.fromstring(drawn)
+    (dot,) = [e for e in root if e.get("class") == "dot"]
+    (bar,) = [e for e in root if e.get("class") == "bar"]
+    assert (dot.get("cx"), bar.get("x1"), bar.get("x2")) == ("25.00%", "10.00%", "60.00%")
+    assert root.get("aria-label") == "a < b"  # escaped on the way in
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_curves_and_charts_are_well_formed(log):
+    rng = np.random.default_rng(0)
+    ElementTree.fromstring(figures.curve(range(1, 90), rng.random(89) + 0.1, title="loss", log=log))
+    ElementTree.fromstring(figures.curve([1, 2], [0.5, 0.5], title="flat", log=log))
+    series = [("brain", "Brain", [0.9, 0.2]), ("control", "Prior only", [0.1, 0.3])]
+    ElementTree.fromstring(figures.per_image_chart(series, [0, 0.5, 1], ["0", "50", "100"], "scores"))
