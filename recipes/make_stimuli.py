@@ -32,7 +32,11 @@ def draw(labels: torch.Tensor, generator: torch.Generator, parts: dict) -> np.nd
     """Pictures uint8 (n, 64, 64, 3) of the given class rows, with classifier-free guidance."""
     meta, table, unet, vq = parts["meta"], parts["labels"], parts["unet"], parts["vq"]
     scheduler = DPMSolverMultistepScheduler(
-        beta_start=0.0015, beta_end=0.0195, beta_schedule="scaled_linear", timestep_spacing="leading", steps_offset=1
+        beta_start=0.0015,
+        beta_end=0.0195,
+        beta_schedule="scaled_linear",
+        timestep_spacing="leading",
+        steps_offset=1,
     )
     scheduler.set_timesteps(STEPS)
     latents = torch.randn(len(labels), 3, 16, 16, generator=generator)

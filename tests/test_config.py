@@ -21,7 +21,9 @@ class Toy(Config):
 @pytest.fixture
 def presets(tmp_path):
     (tmp_path / "base.yaml").write_text("title: base\ncontrast: {name: base, inner: {depth: 3, width: 4}}\n")
-    (tmp_path / "child.yaml").write_text(f"extends: {tmp_path / 'base.yaml'}\ncontrast: {{inner: {{width: 5}}}}\n")
+    (tmp_path / "child.yaml").write_text(
+        f"extends: {tmp_path / 'base.yaml'}\ncontrast: {{inner: {{width: 5}}}}\n"
+    )
     return tmp_path
 
 

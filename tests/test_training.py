@@ -23,7 +23,14 @@ class Killed(BaseException):
 def train(out: Path, *, kill_at: int | None = None, resume: bool = False, scale: float = 1.0, **settings):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 1))
-    values = {"steps": 10, "batch_size": 4, "checkpoint_every": 5, "log_every": 2, "learning_rate": 1e-2, **settings}
+    values = {
+        "steps": 10,
+        "batch_size": 4,
+        "checkpoint_every": 5,
+        "log_every": 2,
+        "learning_rate": 1e-2,
+        **settings,
+    }
     config = FitConfig(**values)
     run = RunFolder.open(out, stage="toy", config=config, resume=resume)
     indices = epoch_batches(len(X), config.batch_size, config.seed)
@@ -65,7 +72,9 @@ def test_accumulated_small_batches_equal_one_large_batch(tmp_path):
         weights = torch.zeros(5, 1, requires_grad=True)
         model = nn.Module()
         model.weight = nn.Parameter(weights.detach().clone())
-        config = FitConfig(steps=3, batch_size=batch_size, accumulate=accumulate, learning_rate=0.1, clip_norm=None)
+        config = FitConfig(
+            steps=3, batch_size=batch_size, accumulate=accumulate, learning_rate=0.1, clip_norm=None
+        )
         indices = epoch_batches(len(X), batch_size, 0)
         run = RunFolder.open(out, stage="toy", config=config)
         fit(

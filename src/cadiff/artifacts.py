@@ -70,7 +70,9 @@ def new_folder(out: Path) -> Iterator[Path]:
 def refuse_existing(out: Path) -> None:
     """Raises `ArtifactError` unless `out` is free: absent, or an empty folder."""
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise ArtifactError(f"{out} already exists and is never overwritten: choose another --out or remove it.")
+        raise ArtifactError(
+            f"{out} already exists and is never overwritten: choose another --out or remove it."
+        )
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -163,14 +165,20 @@ def load_artifact(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, Te
         ArtifactError: no artefact there, of another kind or a newer format, or a file differs from its checksum.
     """
     if not (folder / "config.json").is_file():
-        there = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) if folder.is_dir() else "no such folder"
-        raise ArtifactError(f"{folder} holds no {kind} (found: {there or 'nothing'}): expected a config.json there.")
+        there = (
+            ", ".join(sorted(p.name for p in folder.iterdir())[:8]) if folder.is_dir() else "no such folder"
+        )
+        raise ArtifactError(
+            f"{folder} holds no {kind} (found: {there or 'nothing'}): expected a config.json there."
+        )
     about = read_json(folder / "config.json")
     found = about.get("kind", about.get("_class_name", "something else"))
     if found != kind:
         raise ArtifactError(f"{folder} holds a {found}, expected a {kind}.")
     if about["format"] > FORMAT:
-        raise ArtifactError(f"{folder} has format {about['format']}, this cadiff reads up to {FORMAT}: update cadiff.")
+        raise ArtifactError(
+            f"{folder} has format {about['format']}, this cadiff reads up to {FORMAT}: update cadiff."
+        )
     verify_checksums(folder)
     tensors: dict[str, Tensor] = {}
     if (folder / "model.safetensors").is_file():
@@ -185,6 +193,10 @@ def verify_checksums(folder: Path) -> None:
     for name, expected in read_json(folder / "checksums.json").items():
         path = folder / name
         if not path.is_file():
-            raise ArtifactError(f"{folder} lacks {name}, which its checksums.json lists: copy the folder again.")
+            raise ArtifactError(
+                f"{folder} lacks {name}, which its checksums.json lists: copy the folder again."
+            )
         if sha256_file(path) != expected:
-            raise ArtifactError(f"{path} is damaged or was changed (checksum differs): make or copy it again.")
+            raise ArtifactError(
+                f"{path} is damaged or was changed (checksum differs): make or copy it again."
+            )

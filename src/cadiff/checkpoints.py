@@ -67,7 +67,9 @@ def load_checkpoint(
     weights = load_file(there / "weights.safetensors")
     if weights.keys() != trained.keys():
         differing = sorted(weights.keys() ^ trained.keys())
-        raise ArtifactError(f"The checkpoint {there} belongs to another model (first differing weight: {differing[0]}).")
+        raise ArtifactError(
+            f"The checkpoint {there} belongs to another model (first differing weight: {differing[0]})."
+        )
     for tensors, file in ((trained, "weights"), (average, "average")):
         stored = load_file(there / f"{file}.safetensors")
         for name, tensor in tensors.items():

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cadiff.errors import ConfigError
 
-SECTIONS = ("simulate", "prior", "contrast", "attend", "diffuse", "reconstruct", "evaluate")
+SECTIONS = ("simulate", "corpus", "prior", "contrast", "attend", "diffuse", "reconstruct", "evaluate")
 HEADER = ("extends", "title", "protocol", "source")
 
 C = TypeVar("C", bound="Config")
@@ -32,7 +32,9 @@ C = TypeVar("C", bound="Config")
 class Config(BaseModel):
     """Base of every stage's settings: frozen, strict about keys, docstrings become help texts."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=()
+    )
 
 
 def preset_names() -> list[str]:
@@ -70,7 +72,9 @@ def load_config(
         values = _merge({}, load_preset(preset).get(section) or {})
     for override in overrides:
         _assign(values, override)
-    return validate(cls, values, where=f"preset {preset!s}, section {section}" if preset else f"section {section}")
+    return validate(
+        cls, values, where=f"preset {preset!s}, section {section}" if preset else f"section {section}"
+    )
 
 
 def validate(cls: type[C], values: Mapping[str, Any], *, where: str) -> C:
@@ -92,7 +96,9 @@ def _chain(preset: str | Path) -> Iterator[dict[str, Any]]:
         layer = _read(current)
         for key in layer:
             if key not in SECTIONS + HEADER:
-                raise ConfigError(f"Preset {current}: unknown section {key!r}{_nearest(key, SECTIONS + HEADER)}.")
+                raise ConfigError(
+                    f"Preset {current}: unknown section {key!r}{_nearest(key, SECTIONS + HEADER)}."
+                )
         yield layer
         current = layer.get("extends")
 
@@ -101,7 +107,9 @@ def _read(preset: str | Path) -> dict[str, Any]:
     path = Path(preset)
     if path.suffix in {".yaml", ".yml"}:
         if not path.is_file():
-            raise ConfigError(f"No preset file {path}; presets that come with cadiff: {', '.join(preset_names())}.")
+            raise ConfigError(
+                f"No preset file {path}; presets that come with cadiff: {', '.join(preset_names())}."
+            )
         text = path.read_text()
     else:
         source = resources.files("cadiff") / "presets" / f"{preset}.yaml"
@@ -117,7 +125,9 @@ def _read(preset: str | Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise ConfigError(f"Preset {preset} is not valid YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(layer, dict):
-        raise ConfigError(f"Preset {preset} holds a {type(layer).__name__}, expected sections such as `contrast:`.")
+        raise ConfigError(
+            f"Preset {preset} holds a {type(layer).__name__}, expected sections such as `contrast:`."
+        )
     return layer
 
 

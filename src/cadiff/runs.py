@@ -112,7 +112,9 @@ class RunFolder:
             return
         newest = self.last_checkpoint
         last = read_json(newest / "state.json")["step"] if newest else 0
-        text = "".join(json.dumps(record) + "\n" for record in self.history() if record.get("step", 0) <= last)
+        text = "".join(
+            json.dumps(record) + "\n" for record in self.history() if record.get("step", 0) <= last
+        )
         with atomic_path(self.path / "log.jsonl") as temporary:
             temporary.write_text(text)
 

@@ -151,7 +151,9 @@ def fit(
         task = bar.add_task(description, total=config.steps, completed=first, rate="", loss="")
         for step in range(first, config.steps):
             for part in range(config.accumulate):
-                index = (step * config.accumulate + part) * accelerator.num_processes + accelerator.process_index
+                index = (
+                    step * config.accumulate + part
+                ) * accelerator.num_processes + accelerator.process_index
                 generator = _generator(config.seed, index)
                 with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=precision == "bf16"):
                     terms = loss_fn(send_to_device(batches(index), accelerator.device), generator)
@@ -178,7 +180,9 @@ def fit(
                     raise DivergedError(_diverged(done, config, run))
                 if accelerator.is_main_process:
                     run.log({"step": done, "learning_rate": learning_rate_at(step, config), **means})
-                rate = (done - first) * config.batch_size * config.accumulate / (time.perf_counter() - started)
+                rate = (
+                    (done - first) * config.batch_size * config.accumulate / (time.perf_counter() - started)
+                )
                 bar.update(task, completed=done, rate=f"{rate:,.0f}/s", loss=f"loss {means['loss']:.4g}")
                 sums, since_log = {}, 0
             if save and accelerator.is_main_process:
@@ -199,7 +203,10 @@ def _generator(seed: int, index: int) -> torch.Generator:
 def _optimizer(parameters: list[nn.Parameter], config: FitConfig, *, fused: bool) -> torch.optim.AdamW:
     matrices = [p for p in parameters if p.ndim > 1]
     vectors = [p for p in parameters if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW(
         [g for g in groups if g["params"]], lr=config.learning_rate, betas=config.betas, fused=fused
     )
@@ -213,7 +220,9 @@ def _average_gradients(trained: Mapping[str, Tensor], accelerator: Any) -> None:
 
 
 @torch.no_grad()
-def _update_average(average: Mapping[str, Tensor], trained: Mapping[str, Tensor], decay: float, step: int) -> None:
+def _update_average(
+    average: Mapping[str, Tensor], trained: Mapping[str, Tensor], decay: float, step: int
+) -> None:
     decay = min(decay, (1 + step) / (10 + step))  # early averages would otherwise remember the random start
     torch._foreach_lerp_(list(average.values()), [p.detach() for p in trained.values()], 1 - decay)
 

@@ -21,7 +21,9 @@ def parts(**changes):
             "repeat": [1, 1, 1, 2, 1],
         }
     )
-    stimuli = pd.DataFrame({"stimulus_id": list(images), "label": ["n01", "n02", "NA"], "imagenet_index": [1, 2, None]})
+    stimuli = pd.DataFrame(
+        {"stimulus_id": list(images), "label": ["n01", "n02", "NA"], "imagenet_index": [1, 2, None]}
+    )
     voxels = pd.DataFrame({"rois": ["V1", "V1,VC", ""], "noise_ceiling": [0.2, np.nan, 0.0]})
     betas = RNG.normal(size=(5, 3)).astype(np.float32)
     return {
@@ -85,7 +87,12 @@ def test_an_existing_dataset_is_never_overwritten(tmp_path):
         (lambda f: (f / "dataset_description.json").unlink(), "not a cadiff dataset"),
         (lambda f: (f / "trials.tsv").write_text("trial\n1\n"), "lacks the column 'stimulus_id'"),
         (lambda f: (f / "voxels.tsv").write_text("voxel\trois\tnoise_ceiling\n1\tV1\t0\n"), "say float32"),
-        (lambda f: (f / "stimuli.tsv").write_text((f / "stimuli.tsv").read_text().replace("b\tb.png", "z\tb.png")), "'b'"),
+        (
+            lambda f: (f / "stimuli.tsv").write_text(
+                (f / "stimuli.tsv").read_text().replace("b\tb.png", "z\tb.png")
+            ),
+            "'b'",
+        ),
     ],
 )
 def test_a_broken_folder_is_named(tmp_path, break_it, says):

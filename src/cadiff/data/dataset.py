@@ -1,10 +1,10 @@
 """The cadiff dataset: a folder of betas, trials, voxels and stimuli that describes itself.
 
-    dataset_description.json    name, subject, what was simulated or measured, sha256 of the other files
-    betas.npy                   float32 (trials, voxels), memory-mapped
-    trials.tsv                  trial, stimulus_id, split (train | test | unlabelled), session, run, repeat
-    voxels.tsv                  voxel, rois (comma list), noise_ceiling (fraction of single-trial variance, n/a unknown)
-    stimuli.tsv + stimuli/      stimulus_id, file, sha256, label (WordNet id or name), imagenet_index, licence
+dataset_description.json    name, subject, what was simulated or measured, sha256 of the other files
+betas.npy                   float32 (trials, voxels), memory-mapped
+trials.tsv                  trial, stimulus_id, split (train | test | unlabelled), session, run, repeat
+voxels.tsv                  voxel, rois (comma list), noise_ceiling (fraction of single-trial variance, n/a unknown)
+stimuli.tsv + stimuli/      stimulus_id, file, sha256, label (WordNet id or name), imagenet_index, licence
 """
 
 from __future__ import annotations
@@ -31,7 +31,12 @@ class BrainDataset:
     """One subject's trials, opened from a dataset folder. Betas stay on disk until they are indexed."""
 
     def __init__(
-        self, folder: Path, description: dict[str, Any], trials: pd.DataFrame, voxels: pd.DataFrame, stimuli: pd.DataFrame
+        self,
+        folder: Path,
+        description: dict[str, Any],
+        trials: pd.DataFrame,
+        voxels: pd.DataFrame,
+        stimuli: pd.DataFrame,
     ) -> None:
         self.folder, self.description = folder, description
         self.trials, self.voxels, self.stimuli = trials, voxels, stimuli
@@ -49,7 +54,11 @@ class BrainDataset:
         """
         folder = Path(folder)
         if not (folder / "dataset_description.json").is_file():
-            there = ", ".join(sorted(p.name for p in folder.iterdir())[:6]) if folder.is_dir() else "no such folder"
+            there = (
+                ", ".join(sorted(p.name for p in folder.iterdir())[:6])
+                if folder.is_dir()
+                else "no such folder"
+            )
             raise DataError(
                 f"{folder} is not a cadiff dataset (found: {there or 'nothing'}; expected dataset_description.json): "
                 "make one with `cadiff simulate` or `cadiff data import`."
@@ -59,7 +68,9 @@ class BrainDataset:
             if verify:
                 for name, expected in description["sha256"].items():
                     if not (folder / name).is_file() or sha256_file(folder / name) != expected:
-                        raise DataError(f"{folder / name} is missing or damaged (checksum differs): import it again.")
+                        raise DataError(
+                            f"{folder / name} is missing or damaged (checksum differs): import it again."
+                        )
             trials = _table(folder / "trials.tsv", TRIAL_COLUMNS)
             voxels = _table(folder / "voxels.tsv", ("voxel", "rois", "noise_ceiling"))
             stimuli = _table(folder / "stimuli.tsv", STIMULUS_COLUMNS).set_index("stimulus_id")
@@ -80,7 +91,9 @@ class BrainDataset:
         try:
             return np.load(self.folder / "betas.npy", mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
-            raise DataError(f"{self.folder / 'betas.npy'} cannot be read ({error}): import the data again.") from None
+            raise DataError(
+                f"{self.folder / 'betas.npy'} cannot be read ({error}): import the data again."
+            ) from None
 
     def rows(self, split: str) -> np.ndarray:
         """Row numbers (n,) of the trials in a split, in file order."""
@@ -99,7 +112,9 @@ class BrainDataset:
             with Image.open(path) as image:
                 return np.asarray(image.convert("RGB"))
         except OSError as error:
-            raise DataError(f"The picture of stimulus {stimulus_id!r}, {path}, cannot be read: {error}.") from None
+            raise DataError(
+                f"The picture of stimulus {stimulus_id!r}, {path}, cannot be read: {error}."
+            ) from None
 
     def images(self, stimulus_ids: Sequence[str], size: int | None = None) -> np.ndarray:
         """Pictures, uint8 (n, H, W, 3); resized (bicubic, antialiased) to `size` pixels square when given."""
@@ -119,10 +134,14 @@ class BrainDataset:
                 f"say float32 {shape}: import the data again."
             )
         if unknown := sorted(set(self.trials["split"]) - set(SPLITS)):
-            raise DataError(f"{self.folder}: trials.tsv has split {unknown[0]!r}; splits are {', '.join(SPLITS)}.")
+            raise DataError(
+                f"{self.folder}: trials.tsv has split {unknown[0]!r}; splits are {', '.join(SPLITS)}."
+            )
         shown = self.trials.loc[self.trials["split"] != "unlabelled", "stimulus_id"]
         if missing := sorted(set(shown) - set(self.stimuli.index)):
-            raise DataError(f"{self.folder}: trials.tsv shows {missing[0]!r}, which stimuli.tsv does not list.")
+            raise DataError(
+                f"{self.folder}: trials.tsv shows {missing[0]!r}, which stimuli.tsv does not list."
+            )
 
 
 def write_dataset(
@@ -161,12 +180,16 @@ def write_dataset(
         for row in stimuli.to_dict("records"):
             stimulus_id = str(row["stimulus_id"])
             file = f"{stimulus_id}.png"
-            Image.fromarray(images[stimulus_id]).convert("RGB").save(folder / "stimuli" / file, compress_level=1)
+            Image.fromarray(images[stimulus_id]).convert("RGB").save(
+                folder / "stimuli" / file, compress_level=1
+            )
             rows.append({**row, "file": file, "sha256": sha256_file(folder / "stimuli" / file)})
         table = pd.DataFrame(rows, columns=list(dict.fromkeys([*STIMULUS_COLUMNS, *stimuli.columns])))
         _write_table(table, folder / "stimuli.tsv")
         trials = trials.assign(trial=range(1, len(trials) + 1))
-        _write_table(trials[[*TRIAL_COLUMNS, *(c for c in trials if c not in TRIAL_COLUMNS)]], folder / "trials.tsv")
+        _write_table(
+            trials[[*TRIAL_COLUMNS, *(c for c in trials if c not in TRIAL_COLUMNS)]], folder / "trials.tsv"
+        )
         voxels = voxels.assign(voxel=range(1, len(voxels) + 1))
         if "noise_ceiling" not in voxels:
             voxels = voxels.assign(noise_ceiling=np.nan)
@@ -181,10 +204,16 @@ def write_dataset(
 
 
 def _check_parts(
-    betas: np.ndarray, trials: pd.DataFrame, voxels: pd.DataFrame, stimuli: pd.DataFrame, images: Mapping[str, np.ndarray]
+    betas: np.ndarray,
+    trials: pd.DataFrame,
+    voxels: pd.DataFrame,
+    stimuli: pd.DataFrame,
+    images: Mapping[str, np.ndarray],
 ) -> None:
     if betas.ndim != 2 or betas.shape != (len(trials), len(voxels)):
-        raise DataError(f"betas are {betas.shape}, but there are {len(trials)} trials and {len(voxels)} voxels.")
+        raise DataError(
+            f"betas are {betas.shape}, but there are {len(trials)} trials and {len(voxels)} voxels."
+        )
     bad = ~np.isfinite(betas)
     if bad.any():
         raise DataError(
@@ -192,7 +221,9 @@ def _check_parts(
             f"(first: voxel {int(np.flatnonzero(bad.any(axis=0))[0]) + 1}): mask them out before importing."
         )
     if unsafe := [str(s) for s in stimuli["stimulus_id"] if "/" in str(s) or str(s).startswith(".")]:
-        raise DataError(f"Stimulus id {unsafe[0]!r} cannot name a file: use ids without '/' and without a leading dot.")
+        raise DataError(
+            f"Stimulus id {unsafe[0]!r} cannot name a file: use ids without '/' and without a leading dot."
+        )
     if missing := [str(s) for s in stimuli["stimulus_id"] if str(s) not in images]:
         raise DataError(f"{len(missing)} stimuli have no picture (first: {missing[0]!r}).")
 
@@ -201,9 +232,13 @@ def _table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     if not path.is_file():
         raise DataError(f"{path.parent} lacks {path.name}: the dataset is incomplete, import it again.")
     text = {"stimulus_id": str, "label": str, "rois": str}
-    table = pd.read_csv(path, sep="\t", dtype=text, keep_default_na=False, na_values=["n/a"])  # "NA" may be a name
+    table = pd.read_csv(
+        path, sep="\t", dtype=text, keep_default_na=False, na_values=["n/a"]
+    )  # "NA" may be a name
     if missing := [c for c in columns if c not in table]:
-        raise DataError(f"{path} lacks the column {missing[0]!r} (it has: {', '.join(map(str, table.columns))}).")
+        raise DataError(
+            f"{path} lacks the column {missing[0]!r} (it has: {', '.join(map(str, table.columns))})."
+        )
     return table
 
 

@@ -1,0 +1,117 @@
+"""The `cadiff` command: verbs only. Each parses its arguments, calls one function and prints the next command.
+
+    stages.py   the flow from `simulate` to `report`, and `demo` and `run`, which are all of it
+    tools.py    `data import`, `data describe`, `prior train`, `presets`, `settings`
+    options.py  what they share
+
+Every import of a room happens inside the verb that needs it, so `cadiff --help` answers at once and without torch.
+Exit codes: 0 fine, 2 something the user can mend (one sentence, nothing written), 130 interrupted, 1 a bug (traceback).
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from cadiff import __version__
+from cadiff.cli import stages, tools
+from cadiff.errors import UserError
+
+RESUMABLE = ("demo", "run", "prior", "contrast", "attend", "diffuse")
+
+
+class _Verbs(TyperGroup):
+    """Turns the user's mistakes and Ctrl-C into one sentence; bugs pass through with their traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            typer.echo(f"\ninterrupted. {_how_to_go_on(sys.argv[1:])}", err=True)
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(
+    cls=_Verbs,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode="markdown", help="Import and describe datasets."
+)
+prior_app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Train image priors.")
+app.add_typer(data_app, name="data")
+app.add_typer(prior_app, name="prior")
+
+# The whole command line in one table, in the order of the help page.
+VERBS = {
+    "demo": stages.demo,
+    "run": stages.run_preset,
+    "simulate": stages.simulate,
+    "contrast": stages.contrast,
+    "attend": stages.attend,
+    "diffuse": stages.diffuse,
+    "reconstruct": stages.reconstruct,
+    "baseline": stages.baseline,
+    "evaluate": stages.evaluate,
+    "report": stages.report,
+    "presets": tools.presets,
+    "settings": tools.settings,
+}
+for _name, _function in VERBS.items():
+    app.command(_name)(_function)
+data_app.command("import")(tools.data_import)
+data_app.command("describe")(tools.data_describe)
+prior_app.command("train")(tools.prior_train)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"cadiff {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Print the version and leave."
+        ),
+    ] = False,
+) -> None:
+    """Contrast, Attend and Diffuse: reconstruct the image a person saw from their fMRI.
+
+    The stages in order; each makes one folder and prints the next command:
+
+    `simulate` or `data import` → `contrast` → `attend` → `diffuse` → `reconstruct` → `evaluate` → `report`
+
+    `cadiff demo --out demo` runs all of them on a simulated subject.
+    """
+
+
+def run() -> None:
+    """Entry point of the `cadiff` command."""
+    # The stages show their own progress; library chatter at start-up would bury it. The caller's choice wins.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    app(prog_name="cadiff")
+
+
+def _how_to_go_on(arguments: Sequence[str]) -> str:
+    if not arguments or arguments[0] not in RESUMABLE:
+        return "No result was written; run the same command again."
+    resumed = arguments if "--resume" in arguments else [*arguments, "--resume"]
+    return f"Go on from the last checkpoint with: {shlex.join(['cadiff', *resumed])}"

@@ -1,0 +1,219 @@
+"""The verbs of the flow: simulate, contrast, attend, diffuse, reconstruct, evaluate, report; and all of them at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cadiff.cli.options import (
+    Dataset,
+    Encoder,
+    Options,
+    Out,
+    Preset,
+    Prior,
+    Resume,
+    Set,
+    inside,
+    load,
+    next_command,
+    shipped_or_path,
+)
+
+
+def demo(out: Out = Path("demo"), resume: Resume = False) -> None:
+    """Every stage for real on a simulated subject, ending in an HTML report.
+
+    - `cadiff demo --out demo`
+    """
+    _run_all("demo", out, resume=resume)
+
+
+def run_preset(
+    preset: Annotated[
+        str, typer.Argument(help="Name of a preset (`cadiff presets`) or path of a .yaml file.")
+    ],
+    out: Out,
+    dataset: Annotated[
+        Path | None, typer.Option(help="Dataset folder; without one the preset's subject is simulated.")
+    ] = None,
+    prior: Prior = "shipped",
+    set_: Set = None,
+    resume: Resume = False,
+) -> None:
+    """Every stage of a preset, one after the other, ending in an HTML report.
+
+    - `cadiff run demo --set diffuse.fit.steps=400 --out runs/longer`
+    - `cadiff run digit69 --dataset data/digit69 --prior runs/digit-prior/prior --out runs/digit69`
+    """
+    _run_all(preset, out, dataset=dataset, prior=shipped_or_path(prior), overrides=set_ or [], resume=resume)
+
+
+def simulate(
+    out: Out,
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Folder of labelled pictures instead of the shipped ones.", show_default=False),
+    ] = None,
+    preset: Preset = None,
+    set_: Set = None,
+) -> None:
+    """A simulated subject: a dataset whose code and noise ceiling are known.
+
+    - `cadiff simulate --preset demo --out sub-01`
+    - `cadiff simulate --set seed=2 --images my-photos --out sub-02`
+    """
+    from cadiff.data.simulate import simulate as run_simulate
+
+    overrides = [*([f"images={images}"] if images else []), *(set_ or [])]
+    made = run_simulate(load("simulate", preset, overrides), out)
+    next_command("contrast", made, preset=preset, out=out.parent / "contrast")
+
+
+def contrast(
+    datasets: Annotated[
+        list[Path], typer.Argument(metavar="DATASET...", help="One or more dataset folders.")
+    ],
+    out: Out,
+    preset: Preset = None,
+    set_: Set = None,
+    resume: Resume = False,
+) -> None:
+    """Phase 1: the fMRI encoder learns from unlabelled and training trials (never from test trials).
+
+    - `cadiff contrast data/sub-01 --preset demo --out runs/contrast`
+    - `cadiff contrast data/sub-01 data/sub-02 --set fit.steps=2000 --out runs/contrast`
+    - `cadiff contrast data/sub-01 --preset demo --out runs/contrast --resume`
+    """
+    from cadiff.contrast.stage import contrast as run_contrast
+
+    encoder = run_contrast(load("contrast", preset, set_), datasets, out, resume=resume)
+    next_command("attend", datasets[0], encoder=encoder, preset=preset, out=out.parent / "attend")
+
+
+def attend(
+    dataset: Dataset,
+    encoder: Encoder,
+    out: Out,
+    image_mae: Annotated[
+        str, typer.Option(help="Folder of a ViTMAE; `shipped` is the one of the prior.")
+    ] = "shipped",
+    preset: Preset = None,
+    set_: Set = None,
+    resume: Resume = False,
+) -> None:
+    """Phase 2: the encoder is guided by the images through cross attention. Optional.
+
+    - `cadiff attend data/sub-01 --encoder runs/contrast/encoder --preset demo --out runs/attend`
+    """
+    from cadiff.attend.stage import attend as run_attend
+
+    settings, source = load("attend", preset, set_), inside(encoder, "encoder")
+    made = run_attend(settings, dataset, source, out, image_mae=shipped_or_path(image_mae), resume=resume)
+    next_command("diffuse", dataset, encoder=made, preset=preset, out=out.parent / "diffuse")
+
+
+def diffuse(
+    dataset: Dataset,
+    encoder: Encoder,
+    out: Out,
+    prior: Prior = "shipped",
+    preset: Preset = None,
+    set_: Set = None,
+    resume: Resume = False,
+) -> None:
+    """Tune a latent diffusion model to the encoder's view of the training trials.
+
+    - `cadiff diffuse data/sub-01 --encoder runs/attend/encoder --preset demo --out runs/diffuse`
+    - `cadiff diffuse data/digit69 --encoder runs/attend/encoder --prior runs/digit-prior/prior --out runs/diffuse`
+    """
+    from cadiff.diffuse.stage import diffuse as run_diffuse
+
+    settings, source = load("diffuse", preset, set_), inside(encoder, "encoder")
+    made = run_diffuse(settings, dataset, source, out, prior=shipped_or_path(prior), resume=resume)
+    next_command("reconstruct", dataset, pipeline=made, preset=preset, out=out.parent / "reconstructions")
+
+
+def reconstruct(
+    dataset: Dataset,
+    pipeline: Annotated[Path, typer.Option(help="Pipeline folder of `diffuse`.", show_default=False)],
+    out: Out,
+    preset: Preset = None,
+    set_: Set = None,
+) -> None:
+    """Draw images for the test trials, and for the controls (prior only, shuffled brains).
+
+    - `cadiff reconstruct data/sub-01 --pipeline runs/diffuse/pipeline --out runs/reconstructions`
+    - add `--set num_images_per_trial=2 --set num_inference_steps=20` for a quick look
+    """
+    from cadiff.diffuse.reconstruct import reconstruct as run_reconstruct
+
+    made = run_reconstruct(load("reconstruct", preset, set_), inside(pipeline, "pipeline"), dataset, out)
+    next_command("evaluate", made, dataset=dataset, preset=preset, out=out.parent / "evaluation")
+
+
+def baseline(
+    name: Annotated[
+        str, typer.Argument(help="One of the names below, or your own as `package.module:Class`.")
+    ],
+    dataset: Dataset,
+    out: Out,
+    prior: Prior = "shipped",
+    set_: Options = None,
+) -> None:
+    """Reconstruct with a baseline; the same `evaluate` scores it.
+
+    `ridge-pixels`, `ridge-label` (drawn by the prior), `retrieval` (nearest training picture), `mean-image`; and the
+    oracles `class-mean` and `true-label`, which are told the true class.
+
+    - `cadiff baseline ridge-pixels data/sub-01 --out runs/ridge`
+    - `cadiff baseline ridge-label data/sub-01 --set guidance_scale=2 --out runs/ridge-label`
+    """
+    from cadiff.baselines import run_baseline
+    from cadiff.data.readers import parse_options
+
+    options = parse_options(set_ or [])
+    if prior != "shipped":
+        options["prior"] = Path(prior)
+    made = run_baseline(name, dataset, out, **options)
+    next_command("evaluate", made, dataset=dataset, out=out.with_name(f"{out.name}-evaluation"))
+
+
+def evaluate(
+    reconstructions: Annotated[Path, typer.Argument(help="Folder of `reconstruct`, `baseline` or your own.")],
+    dataset: Annotated[Path, typer.Option(help="The dataset that holds the stimuli.", show_default=False)],
+    out: Out,
+    preset: Preset = None,
+    set_: Set = None,
+) -> None:
+    """Score reconstructions against the stimuli, with intervals, chance levels and controls.
+
+    - `cadiff evaluate runs/reconstructions --dataset data/sub-01 --out runs/evaluation`
+    """
+    from cadiff.evaluate.stage import evaluate as run_evaluate
+
+    made = run_evaluate(load("evaluate", preset, set_), reconstructions, dataset, out)
+    next_command("report", made, out=out.with_name("report.html"))
+
+
+def report(
+    evaluation: Annotated[Path, typer.Argument(help="Folder of `evaluate`.")],
+    out: Out,
+) -> None:
+    """One self-contained HTML page: stimuli, reconstructions (worst included), scores, controls.
+
+    - `cadiff report runs/evaluation --out runs/report.html`
+    """
+    from cadiff.report import report as run_report
+
+    page = run_report(evaluation, out)
+    typer.echo(f"report: {Path(page).resolve()}")
+
+
+def _run_all(preset: str, out: Path, **options: Any) -> None:
+    from cadiff.experiments import run_experiment
+
+    page = run_experiment(preset, out, announce=lambda line: typer.secho(line, bold=True), **options)
+    typer.echo(f"report: {Path(page).resolve()}")

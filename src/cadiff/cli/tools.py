@@ -1,0 +1,112 @@
+"""The verbs beside the flow: data import and describe, prior train, presets, settings."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cadiff.cli.options import STAGES, Dataset, Options, Out, Preset, Resume, Set, load, next_command
+from cadiff.errors import UserError
+
+if TYPE_CHECKING:
+    from cadiff.config import Config
+
+
+def data_import(
+    reader: Annotated[
+        str, typer.Argument(help="`digit69`, `arrays`, or your own as `package.module:function`.")
+    ],
+    source: Annotated[Path, typer.Argument(help="What the reader reads; it is not changed.")],
+    out: Annotated[Path, typer.Argument(help="Dataset folder to make; never overwritten.")],
+    set_: Options = None,
+) -> None:
+    """Turn data in another format into a dataset folder.
+
+    - `cadiff data import digit69 digit69_28x28.mat data/digit69 --set canvas=32`
+    - `cadiff data import arrays my-scans data/sub-01 --set subject=sub-01`
+    """
+    from cadiff.data.readers import parse_options, read
+
+    made = read(reader, source, out, **parse_options(set_ or []))
+    next_command("data", "describe", made)
+
+
+def data_describe(
+    dataset: Dataset,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Also compare every file with its checksum.")
+    ] = False,
+) -> None:
+    """What is in a dataset: trials, stimuli, voxels, noise ceilings, hashes, and what looks wrong.
+
+    - `cadiff data describe data/sub-01 --verify`
+    """
+    from rich.console import Console
+
+    from cadiff.data.dataset import BrainDataset
+    from cadiff.data.describe import describe
+
+    Console().print(describe(BrainDataset.open(dataset, verify=verify)))
+    next_command("contrast", dataset, out=Path("runs/contrast"))
+
+
+def prior_train(
+    images: Annotated[
+        Path, typer.Argument(help="Folder with one sub-folder of pictures a class, or an .npz file.")
+    ],
+    out: Out,
+    preset: Preset = None,
+    set_: Set = None,
+    resume: Resume = False,
+) -> None:
+    """Train an image prior: VQ auto-encoder, label-to-image latent diffusion, image MAE.
+
+    - `cadiff prior train photos --out runs/prior`
+    - `cadiff prior train digits.npz --preset recipes/prior_mnist.yaml --out runs/digit-prior`
+
+    Hand it to the later stages with `cadiff diffuse --prior runs/prior/prior`.
+    """
+    from cadiff.priors.train import train_prior
+
+    made = train_prior(load("prior", preset, set_), images, out, resume=resume)
+    typer.echo(f"prior: {made}\nuse it with: cadiff diffuse ... --prior {shlex.quote(str(made))}")
+
+
+def presets() -> None:
+    """List the presets that come with cadiff."""
+    from cadiff.config import load_preset, preset_names
+
+    names = preset_names()
+    width = max(map(len, names), default=0)
+    for name in names:
+        typer.echo(f"{name:<{width}}  {load_preset(name).get('title', '')}")
+
+
+def settings(
+    stage: Annotated[str, typer.Argument(help=f"One of {STAGES}.")],
+    preset: Preset = None,
+    set_: Set = None,
+) -> None:
+    """Every setting of a stage with its value and meaning: what `--set` accepts.
+
+    - `cadiff settings contrast --preset demo`
+    """
+    if stage not in STAGES.split(", "):
+        raise UserError(f"No stage {stage!r}; stages with settings are {STAGES}.")
+    for key, value, meaning in _flatten(load(stage, preset, set_)):
+        typer.echo(f"{key}={value!s}" + (f"\n    {' '.join(meaning.split())}" if meaning else ""))
+
+
+def _flatten(config: Config, prefix: str = "") -> list[tuple[str, Any, str]]:
+    """(dotted key, value, docstring) of every setting, nested configs opened."""
+    rows: list[tuple[str, Any, str]] = []
+    for key, field in type(config).model_fields.items():
+        value = getattr(config, key)
+        if hasattr(type(value), "model_fields"):
+            rows += _flatten(value, f"{prefix}{key}.")
+        else:
+            rows.append((prefix + key, value, field.description or ""))
+    return rows

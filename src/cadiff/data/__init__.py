@@ -1,0 +1,10 @@
+"""Room 1: disk -> `BrainDataset`.
+
+dataset.py      the dataset folder: BrainDataset.open, write_dataset
+readers.py      the table of readers behind `cadiff data import`; one format a file (digit69, arrays)
+simulate.py     simulated subjects with a known code and known noise ceilings
+preprocess.py   ROI choice, normalisation fitted on training trials, length policy
+splits.py       stimulus-disjoint splits, averaging of repeats
+reliability.py  split-half reliability and noise ceilings
+describe.py     what `cadiff data describe` prints
+"""

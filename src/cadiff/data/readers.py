@@ -1,0 +1,112 @@
+"""The table of dataset readers, and the contract that a reader keeps.
+
+A reader is a function `(source: Path, out: Path, **options) -> Path`. It reads `source` without changing it, writes a
+dataset folder through `cadiff.data.dataset.write_dataset` and returns it. It refuses input that is not what it expects
+with a `DataError`: what was found, what was expected, where, and what to do next.
+
+A new format is one new file and one new line in `READERS`; anyone's own reader is named "package.module:function".
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from cadiff.errors import ConfigError, DataError
+
+Reader = Callable[..., Path]
+
+
+class ReaderEntry(NamedTuple):
+    """One line of the table."""
+
+    function: str
+    """Where the reader is, as "package.module:function"; imported when it is used."""
+    help: str
+    """What `source` is, in one line."""
+
+
+READERS: dict[str, ReaderEntry] = {
+    "digit69": ReaderEntry(
+        "cadiff.data.digit69:read_digit69", "handwritten 6 and 9, van Gerven et al. 2010: the .mat file"
+    ),
+    "arrays": ReaderEntry(
+        "cadiff.data.arrays:read_arrays", "a folder with betas.npy|npz|csv, trials.tsv and stimuli/"
+    ),
+}
+
+
+def find_reader(name: str) -> Reader:
+    """A built-in reader by name, or anyone's own as "package.module:function".
+
+    Raises:
+        DataError: no reader of that name, or the module or function cannot be found.
+    """
+    target = READERS[name].function if name in READERS else name
+    module, _, function = target.partition(":")
+    if not function:
+        known = "; ".join(f"{key} ({entry.help})" for key, entry in READERS.items())
+        raise DataError(f"No reader {name!r}. There are: {known}; or give your own as 'my_lab.scans:read'.")
+    try:
+        return getattr(import_module(module), function)
+    except ModuleNotFoundError as error:
+        raise DataError(
+            f"Reader {name!r}: there is no module {error.name!r}; is it installed or on PYTHONPATH?"
+        ) from None
+    except AttributeError:
+        raise DataError(f"Reader {name!r}: the module {module!r} has no function {function!r}.") from None
+
+
+def read(name: str, source: Path, out: Path, **options: Any) -> Path:
+    """Runs a reader.
+
+    Args:
+        name: a key of `READERS`, or "package.module:function".
+        source: what it reads.
+        out: the dataset folder to make; it must not exist.
+        options: keyword options of the reader.
+
+    Raises:
+        DataError: unknown reader, or `source` is not there.
+        ConfigError: an option that the reader does not have.
+    """
+    function = find_reader(name)
+    if not source.exists():
+        raise DataError(f"There is no {source}: give the file or folder that the reader {name!r} reads.")
+    refuse_unknown_options(function, options, what=f"reader {name!r}", skip=2)
+    return function(source, out, **options)
+
+
+def refuse_unknown_options(
+    function: Callable[..., Any], options: dict[str, Any], *, what: str, skip: int
+) -> None:
+    """Raises `ConfigError` when `function` lacks one of the keyword `options`; its first `skip` parameters are ours."""
+    parameters = list(inspect.signature(function).parameters.values())[skip:]
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return
+    names = [p.name for p in parameters]
+    if unknown := sorted(set(options) - set(names)):
+        raise ConfigError(f"The {what} has no option {unknown[0]!r}; it has: {', '.join(names) or 'none'}.")
+
+
+def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
+    """`["canvas=32", "subject=sub-01"]` -> `{"canvas": 32, "subject": "sub-01"}`; values are YAML.
+
+    Raises:
+        ConfigError: an item without "=", or a value that YAML cannot read.
+    """
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        key, sign, text = pair.partition("=")
+        if not sign or not key.isidentifier():
+            raise ConfigError(f"--set {pair!r} is not of the form name=value, for example subject=sub-01.")
+        try:
+            options[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {pair!r}: {text!r} is not a value that YAML can read.") from None
+    return options

@@ -1,0 +1,129 @@
+"""Who is trained on and who is tested: leak audit, averages over repeats, validation splits by stimulus or class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from cadiff.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from cadiff.data.dataset import BrainDataset
+
+Rows = np.ndarray
+"""(n,) int64 rows of `BrainDataset.betas` and `.trials`."""
+
+
+def check_disjoint(ds: BrainDataset) -> None:
+    """Refuses a dataset in which a test stimulus is also a training stimulus, by its id or by its image.
+
+    Images are compared by the sha256 of their files, so the same picture under two names is found.
+    Raises DataError that names the first such stimulus and counts the rest.
+    """
+    ids = ds.trials["stimulus_id"]
+    train, test = (list(dict.fromkeys(ids.iloc[ds.rows(split)])) for split in ("train", "test"))
+    shared = [name for name in test if name in set(train)]
+    if shared:
+        raise DataError(
+            f"Test stimulus {shared[0]!r} is also shown in training trials ({len(shared)} such in {ds.folder}). "
+            "Move all trials of a stimulus to one split."
+        )
+    hashes = ds.stimuli["sha256"]
+    trained = {str(hashes[name]): name for name in train if name in hashes.index and _known(hashes[name])}
+    copies = [
+        (name, trained[str(hashes[name])])
+        for name in test
+        if name in hashes.index and str(hashes[name]) in trained
+    ]
+    if copies:
+        raise DataError(
+            f"Test stimulus {copies[0][0]!r} is the same image as training stimulus {copies[0][1]!r} "
+            f"({len(copies)} such in {ds.folder}). Leave one of them out."
+        )
+
+
+def average_repeats(
+    ds: BrainDataset, split: str = "test", rows: Rows | None = None
+) -> tuple[np.ndarray, list[str], np.ndarray]:
+    """Averages the trials of each stimulus.
+
+    Gives betas float32 (stimuli, voxels), the stimulus ids in the order of their first trial, and how many trials each
+    row averages, int64 (stimuli,). `rows` restricts the trials (for example to one session). Raises DataError when no
+    trial is left.
+    """
+    rows = ds.rows(split) if rows is None else np.asarray(rows)
+    if len(rows) == 0:
+        raise DataError(f"There is no {split} trial to average in {ds.folder}.")
+    groups: dict[str, list[int]] = {}
+    for row, name in zip(rows, ds.trials["stimulus_id"].iloc[rows], strict=True):
+        groups.setdefault(str(name), []).append(int(row))
+    betas = np.stack([ds.betas[members].mean(axis=0, dtype=np.float64) for members in groups.values()])
+    return betas.astype(np.float32), list(groups), np.array([len(members) for members in groups.values()])
+
+
+def split_train(
+    source: BrainDataset | Sequence[str],
+    fraction: float,
+    seed: int,
+    by: Literal["stimulus", "class"] = "stimulus",
+) -> tuple[Rows, Rows]:
+    """Holds out about `fraction` of the training stimuli (or classes) for validation: (rows to fit, rows held out).
+
+    source: a dataset, whose training trials are split; or a group name per row (stimulus ids or labels), and then `by`
+    is not looked at. All rows of a group fall on the same side, and both sides get at least one group.
+    """
+    if not 0.0 < fraction < 1.0:
+        raise ConfigError(f"The validation fraction is {fraction:g}; expected a number between 0 and 1.")
+    rows, groups = _grouped(source, by)
+    names = _shuffled_names(groups, seed, needed=2)
+    held = names[: min(max(round(fraction * len(names)), 1), len(names) - 1)]
+    inside = np.isin(groups, held)
+    return rows[~inside], rows[inside]
+
+
+def k_folds(
+    source: BrainDataset | Sequence[str],
+    num_folds: int,
+    seed: int,
+    by: Literal["stimulus", "class"] = "stimulus",
+) -> list[tuple[Rows, Rows]]:
+    """Cross-validation by stimulus or class: `num_folds` pairs (rows to fit, rows held out).
+
+    Every row is held out exactly once; fold sizes in groups differ by at most one. `source` as in `split_train`.
+    """
+    if num_folds < 2:
+        raise ConfigError(f"num_folds={num_folds}; expected at least 2.")
+    rows, groups = _grouped(source, by)
+    parts = np.array_split(_shuffled_names(groups, seed, needed=num_folds), num_folds)
+    return [(rows[~np.isin(groups, part)], rows[np.isin(groups, part)]) for part in parts]
+
+
+def _grouped(source: BrainDataset | Sequence[str], by: str) -> tuple[Rows, np.ndarray]:
+    if isinstance(source, (Sequence, np.ndarray)):
+        return np.arange(len(source)), np.asarray(source, dtype=str)
+    rows = source.rows("train")
+    ids = source.trials["stimulus_id"].iloc[rows]
+    if by == "stimulus":
+        return rows, ids.to_numpy(dtype=str)
+    labels = source.stimuli["label"]
+    unlabelled = [name for name in dict.fromkeys(ids) if not _known(labels[name])]
+    if unlabelled:
+        raise DataError(
+            f"Stimulus {unlabelled[0]!r} has no class label ({len(unlabelled)} such in {source.folder}); "
+            "split by stimulus instead."
+        )
+    return rows, np.array([str(labels[name]) for name in ids])
+
+
+def _shuffled_names(groups: np.ndarray, seed: int, needed: int) -> np.ndarray:
+    names = np.unique(groups)  # sorted, so that the draw does not depend on the order of trials
+    if len(names) < needed:
+        raise DataError(f"{len(names)} different stimuli or classes cannot be split in {needed} parts.")
+    return np.random.default_rng(seed).permutation(names)
+
+
+def _known(value: object) -> bool:
+    """False for the gaps a table may hold: None, NaN, pandas.NA, empty, n/a."""
+    return isinstance(value, str) and value not in ("", "n/a", "nan")

@@ -1,0 +1,189 @@
+"""The third stage: tune a latent diffusion model to draw what the fMRI encoder saw.
+
+Source: Sun et al. 2023 (CAD), sections 3.3 and 4.2.2, on the recipe of Chen et al. 2023 (MinD-Vis): epsilon loss, AdamW at
+a constant 5.3e-5, batch 5, 500 epochs, no average of weights. Everything else about the image prior stays as it was.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cadiff.artifacts import folder_checksums, folder_digest, new_folder, provenance, write_json
+from cadiff.contrast import load_encoder, preprocessor_for
+from cadiff.contrast.masking import sparsify
+from cadiff.contrast.trials import dataset_digest
+from cadiff.data.dataset import BrainDataset
+from cadiff.data.splits import check_disjoint
+from cadiff.diffuse.conditioner import Condition, FmriConditioner
+from cadiff.diffuse.pipeline import FmriToImagePipeline
+from cadiff.diffuse.sampling import make_scheduler
+from cadiff.diffuse.settings import DiffuseConfig, DiffuseFit
+from cadiff.diffuse.trainable import gradients_on_the_way_up, mark_trainable
+from cadiff.diffuse.trials import fit_label_start, fit_latent_start, read_trials, start_labels
+from cadiff.errors import DataError
+from cadiff.priors.load import ImagePrior, load_prior
+from cadiff.runs import RunFolder
+from cadiff.training import epoch_batches, fit
+
+__all__ = ["DiffuseConfig", "DiffuseFit", "EpsilonLoss", "diffuse"]
+
+
+def diffuse(
+    config: DiffuseConfig,
+    dataset: Path,
+    encoder: Path,
+    out: Path,
+    *,
+    prior: str | Path = "shipped",
+    resume: bool = False,
+) -> Path:
+    """Tunes an image prior on the training trials of one subject.
+
+    Args:
+        dataset: dataset folder; only trials with split train are read, and those with pictures.
+        encoder: encoder folder of phase 1 or 2.
+        out: run folder to make.
+        prior: "shipped" or a folder, see `load_prior`.
+        resume: go on with an unfinished run in `out`.
+
+    Returns:
+        the pipeline folder, `out`/pipeline.
+
+    Raises:
+        DataError: no training trials, a test stimulus among them, or no labels where the start needs them.
+        ConfigError: the prior lacks what the settings ask for.
+        ArtifactError: a folder is missing, damaged, or in the way.
+    """
+    data = BrainDataset.open(dataset)
+    check_disjoint(data)
+    if len(data.rows("train")) == 0:
+        raise DataError(f"{data.folder} has no training trials with pictures, which this stage needs.")
+    fmri, stored = load_encoder(encoder)
+    image_prior = load_prior(prior)
+    labels = start_labels(
+        config, data, image_prior
+    )  # what cannot work is refused before the run folder is made
+    inputs = {"dataset": dataset_digest(data), "encoder": folder_digest(encoder)}
+    inputs["prior"] = folder_digest(image_prior.folder) if image_prior.folder else "given"
+    schedule = config.fit.for_trials(len(data.rows("train")))
+    run = RunFolder.open(out, stage="diffuse", config=config, resume=resume, inputs=inputs)
+    target = run.path / "pipeline"
+    if run.complete:
+        return target
+    preprocessor = preprocessor_for(data, fmri, stored)
+    trials = read_trials(config, data, preprocessor(data.betas[data.rows("train")]), image_prior)
+    label_start, trials, found = fit_label_start(config, data, trials, image_prior, labels)
+    latent_start, more = fit_latent_start(config, data, trials)
+    conditioner = FmriConditioner.build(
+        fmri,
+        preprocessor,
+        image_prior,
+        context_length=config.context_length,
+        null=config.null,
+        start=label_start,
+        latent_start=latent_start,
+        generator=torch.Generator().manual_seed(schedule.seed),
+    )
+    unet = image_prior.unet.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    if config.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+    train_null = config.null == "learned"
+    mark_trainable(
+        unet,
+        conditioner,
+        train_encoder=config.train_encoder,
+        train_null=train_null,
+        blocks=config.unet_blocks,
+    )
+    indices = epoch_batches(len(trials.betas), schedule.batch_size, schedule.seed)
+    loss = EpsilonLoss(config, image_prior, conditioner)
+    # one module, so that the gradient is clipped as a whole
+    both = nn.ModuleDict({"conditioner": conditioner, "unet": unet})
+    fit(
+        loss,
+        {"model": both},
+        lambda step: trials.batch(indices(step)),
+        schedule,
+        run=run,
+        description="diffuse",
+    )
+    if config.null == "mean":
+        conditioner.set_null(conditioner.encode(data.betas[data.rows("train")]))
+    facts = {
+        "stage": "diffuse",
+        "inputs": inputs,
+        "seed": schedule.seed,
+        "trials": len(trials.betas),
+        **found,
+        **more,
+    }
+    _save(target, image_prior, conditioner, provenance(**facts))
+    run.finish()
+    return target
+
+
+class EpsilonLoss:
+    """Eq. 9: the squared error of the predicted noise, with augmentation, dropout of the condition and weights."""
+
+    def __init__(self, config: DiffuseConfig, prior: ImagePrior, conditioner: FmriConditioner) -> None:
+        self.config, self.prior, self.conditioner = config, prior, conditioner
+        alphas = prior.scheduler.alphas_cumprod.float()
+        snr = alphas / (1 - alphas)
+        gamma = config.min_snr_gamma
+        self.weights = torch.ones_like(snr) if gamma is None else snr.clamp(max=gamma) / snr
+
+    def __call__(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """Batch: betas (B, V), latents (B, 1 + crops, c, h, w), maybe start (B, C) -> {"loss": scalar}."""
+        config, device, size = self.config, batch["betas"].device, len(batch["betas"])
+        betas = sparsify(batch["betas"], config.sparsify_rate, generator=generator)
+        cropped = torch.rand(size, generator=generator) < config.crop_probability
+        choice = torch.randint(1, max(2, batch["latents"].shape[1]), (size,), generator=generator)
+        choice = torch.where(cropped, choice, 0).clamp(max=batch["latents"].shape[1] - 1).to(device)
+        latents = batch["latents"][torch.arange(size, device=device), choice]
+        noise = torch.randn(latents.shape, generator=generator).to(device)
+        timesteps = torch.randint(len(self.weights), (size,), generator=generator)
+        dropped = (torch.rand(size, generator=generator) < config.condition_dropout).to(device)
+        condition = self._condition(betas, batch.get("start"), dropped)
+        noisy = self.prior.scheduler.add_noise(latents, noise, timesteps.to(device))  # pyright: ignore
+        unet = self.prior.unet
+        with gradients_on_the_way_up(unet) if config.unet_blocks == "up" else nullcontext():
+            epsilon = unet(
+                noisy.to(memory_format=torch.channels_last),
+                timesteps.to(device),
+                encoder_hidden_states=condition.context,
+                class_labels=condition.time,
+                return_dict=False,
+            )[0]
+        errors = (epsilon.float() - noise).square().mean((1, 2, 3))  # in float32, also under autocast
+        return {"loss": (self.weights[timesteps].to(device) * errors).mean()}
+
+    def _condition(self, betas: Tensor, start: Tensor | None, dropped: Tensor) -> Condition:
+        with torch.set_grad_enabled(self.config.train_encoder):
+            tokens = self.conditioner.encoder.tokens(betas)
+        condition, null = (
+            self.conditioner.from_tokens(tokens, betas, start=start),
+            self.conditioner.null(len(betas)),
+        )
+        return Condition(
+            torch.where(dropped[:, None, None], null.context, condition.context),
+            torch.where(dropped[:, None], null.time, condition.time),
+        )
+
+
+def _save(target: Path, prior: ImagePrior, conditioner: FmriConditioner, facts: Mapping[str, Any]) -> None:
+    if target.is_dir():  # a run that was cut off after saving and before it was marked complete
+        shutil.rmtree(target)
+    prior.vqvae.register_to_config(scaling_factor=prior.scaling_factor)
+    scheduler = make_scheduler("pndm", prior.scheduler.config)
+    pipeline = FmriToImagePipeline(prior.vqvae, prior.unet, scheduler, conditioner)
+    with new_folder(target) as folder:
+        pipeline.save_pretrained(folder)
+        write_json(folder / "provenance.json", facts)
+        write_json(folder / "checksums.json", folder_checksums(folder))

@@ -1,0 +1,94 @@
+"""The digit69 reader: orientation, counts and labels, on a made-up file and on the real one where it is there."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.io import savemat
+
+from cadiff.data.dataset import BrainDataset
+from cadiff.data.digit69 import read_digit69
+from cadiff.errors import DataError
+
+
+def content(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    return {
+        "fmriTrn": rng.normal(size=(6, 12)),
+        "fmriTest": rng.normal(size=(2, 12)),
+        "stimTrn": rng.integers(0, 256, (6, 784)).astype(np.uint8),
+        "stimTest": rng.integers(0, 256, (2, 784)).astype(np.uint8),
+        "labelTrn": np.array([[1], [1], [1], [2], [2], [2]], dtype=np.uint8),
+        "labelTest": np.array([[1], [2]], dtype=np.uint8),
+    }
+
+
+def test_betas_labels_and_upright_pictures_come_through(tmp_path, rng):
+    arrays = content(rng)
+    upright = np.zeros((28, 28), np.uint8)
+    upright[3, 20] = 200  # row 3, column 20: near the top, on the right
+    arrays["stimTest"][1] = upright.ravel(order="F")  # Matlab writes columns first
+    savemat(tmp_path / "digits.mat", arrays)
+    data = BrainDataset.open(read_digit69(tmp_path / "digits.mat", tmp_path / "out"), verify=True)
+    np.testing.assert_array_equal(data.betas[data.rows("train")], arrays["fmriTrn"].astype(np.float32))
+    np.testing.assert_array_equal(data.betas[data.rows("test")], arrays["fmriTest"].astype(np.float32))
+    shown = data.stimulus_ids("test")
+    assert list(data.stimuli.loc[shown, "label"]) == ["6", "9"]
+    np.testing.assert_array_equal(data.image(shown[1]), np.repeat(upright[..., None], 3, axis=2))
+
+
+def test_a_larger_canvas_centres_the_picture_and_changes_no_pixel(tmp_path, rng):
+    arrays = content(rng)
+    savemat(tmp_path / "digits.mat", arrays)
+    plain = BrainDataset.open(read_digit69(tmp_path / "digits.mat", tmp_path / "plain"))
+    padded = BrainDataset.open(read_digit69(tmp_path / "digits.mat", tmp_path / "padded", canvas=32))
+    for name in plain.stimulus_ids("train"):
+        picture = padded.image(name)
+        assert picture.shape == (32, 32, 3)
+        np.testing.assert_array_equal(picture[2:30, 2:30], plain.image(name))
+        assert picture.sum() == plain.image(name).sum()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: a.pop("stimTest"), "lacks stimTest"),
+        (lambda a: a.update(fmriTest=a["fmriTest"][:, :5]), "different numbers of voxels"),
+        (lambda a: a.update(labelTrn=a["labelTrn"][:4]), "6 trials in fmriTrn"),
+        (lambda a: a.update(labelTrn=a["labelTrn"] + 6), "expected 1"),
+        (lambda a: a.update(stimTrn=a["stimTrn"] / 255.0), "expected uint8"),
+        (lambda a: a["fmriTrn"].__setitem__((0, 0), np.nan), "NaN"),
+    ],
+)
+def test_a_wrong_file_is_refused_and_nothing_is_written(tmp_path, rng, change, message):
+    arrays = content(rng)
+    change(arrays)
+    savemat(tmp_path / "digits.mat", arrays)
+    with pytest.raises(DataError, match=message):
+        read_digit69(tmp_path / "digits.mat", tmp_path / "out")
+    assert [p.name for p in tmp_path.iterdir()] == ["digits.mat"]
+
+
+def test_a_file_that_is_no_mat_file_is_refused(tmp_path):
+    (tmp_path / "digits.mat").write_text("not Matlab")
+    with pytest.raises(DataError, match=r"not a \.mat file"):
+        read_digit69(tmp_path / "digits.mat", tmp_path / "out")
+
+
+def test_the_real_file(dev_data, tmp_path):
+    source = dev_data / "digit69" / "digit69_28x28.mat"
+    data = BrainDataset.open(read_digit69(source, tmp_path / "out"))
+    assert data.betas.shape[1] == 3092
+    labels = data.stimuli["label"]
+    pictures = {name: data.image(name)[..., 0].astype(float) for name in labels.index}
+
+    def spread(picture: np.ndarray, axis: int) -> float:
+        weights = picture.sum(axis=axis) / picture.sum()
+        places = np.arange(len(weights))
+        return float(np.sqrt(weights @ places**2 - (weights @ places) ** 2))
+
+    # upright digits are taller than wide, and the loop, with most of the ink, is low in a 6 and high in a 9
+    taller = [spread(picture, 1) > spread(picture, 0) for picture in pictures.values()]
+    assert np.mean(taller) > 0.9
+    lower = {name: picture[14:].sum() / picture.sum() for name, picture in pictures.items()}
+    six, nine = (np.mean([lower[name] for name in labels.index[labels == digit]]) for digit in "69")
+    assert six > nine + 0.05

@@ -1,0 +1,88 @@
+import pytest
+import torch
+
+from cadiff.diffuse.conditioner import Condition
+from cadiff.diffuse.sampling import SCHEDULERS, denoise, draw_noise, make_scheduler, num_calls
+from cadiff.errors import ConfigError
+
+SCHEDULE = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.0015,
+    "beta_end": 0.0195,
+    "beta_schedule": "scaled_linear",
+}
+
+
+class PointModel(torch.nn.Module):
+    """The exact noise predictor when all images are one point: epsilon = (x - sqrt(abar) point) / sqrt(1 - abar)."""
+
+    def __init__(self, point, alphas):
+        super().__init__()
+        self.point, self.alphas, self.seen = point, alphas, []
+
+    def forward(self, x, timestep, **kwargs):
+        self.seen.append(float(timestep))
+        position = float(timestep)
+        low = int(position)
+        part = position - low
+        a = (
+            self.alphas[low] * (1 - part) + self.alphas[min(low + 1, 999)] * part
+        )  # euler and dpm ask in between
+        return ((x - a.sqrt() * self.point) / (1 - a).sqrt(),)
+
+
+def run(name, steps, **options):
+    scheduler = make_scheduler(name, SCHEDULE)
+    point = torch.linspace(-1, 1, 12).view(1, 3, 2, 2)
+    model = PointModel(point, scheduler.alphas_cumprod)
+    noise = torch.randn(2, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    none = Condition(torch.zeros(2, 1, 1), torch.zeros(2, 1))
+    latents = denoise(model, scheduler, noise, none, num_inference_steps=steps, precision="fp32", **options)
+    return model, point, latents, scheduler
+
+
+def test_plms_visits_the_published_time_steps():
+    model, _, _, _ = run("pndm", 250)
+    assert model.seen[:4] == [997, 993, 993, 989]
+    assert model.seen == [997, 993, *range(993, 0, -4)]
+    assert model.seen[-1] == 1
+    assert len(model.seen) == 251
+    assert make_scheduler("pndm", SCHEDULE).final_alpha_cumprod == pytest.approx(1 - 0.0015)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_every_scheduler_finds_the_only_picture_there_is(name):
+    model, point, latents, scheduler = run(name, 50)
+    # DDIM and PLMS end at abar_0 instead of 1, which leaves noise of std 0.04
+    torch.testing.assert_close(latents, point.expand_as(latents), atol=0.2, rtol=0)
+    assert len(model.seen) == num_calls(scheduler, 50, 1.0)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("strength", [0.02, 0.3, 0.98])
+def test_starting_from_a_guess_ends_at_the_same_picture_with_fewer_calls(name, strength):
+    guess = torch.zeros(2, 3, 2, 2)
+    model, point, latents, scheduler = run(name, 50, guess=guess, strength=strength)
+    whole, _, _, _ = run(name, 50)
+    assert len(model.seen) == num_calls(scheduler, 50, strength) < len(whole.seen)
+    assert set(model.seen) <= set(whole.seen)
+    if strength > 0.1:
+        torch.testing.assert_close(latents, point.expand_as(latents), atol=0.2, rtol=0)
+
+
+def test_plms_from_a_guess_repeats_its_first_step_like_a_full_run():
+    model, _, _, _ = run("pndm", 250, guess=torch.zeros(2, 3, 2, 2), strength=0.1)
+    assert model.seen == [97, 93, *range(93, 0, -4)]
+
+
+def test_noise_is_drawn_in_order_of_trials():
+    small = draw_noise(2, 3, (1, 2, 2), torch.Generator().manual_seed(0))
+    large = draw_noise(5, 3, (1, 2, 2), torch.Generator().manual_seed(0))
+    assert torch.equal(small, large[:2])
+
+
+def test_unknown_scheduler():
+    with pytest.raises(
+        ConfigError, match=r"No scheduler 'ddpm'; there are pndm, ddim, dpm\+\+, unipc, euler"
+    ):
+        make_scheduler("ddpm", SCHEDULE)

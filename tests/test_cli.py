@@ -1,0 +1,165 @@
+"""The command line: help that teaches, one sentence for a user's mistake, and the next command."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from cadiff import cli
+from cadiff.errors import DataError
+
+runner = CliRunner(env={"COLUMNS": "200", "TERM": "dumb"})
+VERBS = [[name] for name in cli.VERBS] + [["data", "import"], ["data", "describe"], ["prior", "train"]]
+
+
+def run(*arguments: object):
+    return runner.invoke(cli.app, [str(a) for a in arguments])
+
+
+def flags(verb: list[str]) -> set[str]:
+    command = typer.main.get_command(cli.app)
+    for word in verb:
+        command = command.commands[word]  # type: ignore[attr-defined]
+    return {option for parameter in command.params for option in parameter.opts if option.startswith("--")}
+
+
+def test_the_verbs_are_those_of_the_manual():
+    expected = (
+        "simulate contrast attend diffuse reconstruct evaluate report demo run baseline presets settings"
+    )
+    assert set(cli.VERBS) == set(expected.split())
+
+
+@pytest.mark.parametrize("verb", VERBS, ids="-".join)
+def test_help_of_every_verb_shows_an_example(verb):
+    result = run(*verb, "--help")
+    assert result.exit_code == 0
+    if verb != ["presets"]:
+        assert f"cadiff {' '.join(verb)}" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize("verb", [["contrast"], ["attend"], ["diffuse"], ["prior", "train"]], ids="-".join)
+def test_training_verbs_take_preset_set_out_and_resume(verb):
+    assert {"--preset", "--set", "--out", "--resume"} <= flags(verb)
+
+
+@pytest.mark.parametrize("verb", ["simulate", "reconstruct", "evaluate"])
+def test_other_stages_take_preset_set_and_out(verb):
+    assert {"--preset", "--set", "--out"} <= flags([verb])
+
+
+def test_no_hyperparameter_became_a_flag():
+    allowed = {
+        "--preset", "--set", "--out", "--resume", "--dataset", "--encoder", "--prior", "--pipeline", "--images",
+        "--image-mae", "--verify",
+    }  # fmt: skip
+    assert set.union(*(flags(verb) for verb in VERBS)) <= allowed
+
+
+def test_version():
+    result = run("--version")
+    assert result.exit_code == 0
+    assert re.fullmatch(r"cadiff \d+\.\d+\.\d+\n", result.output)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["contrast", "nowhere", "--set", "fit.stepz=3"],
+        ["contrast", "nowhere", "--preset", "dem0"],
+        ["contrast", "nowhere"],
+        ["settings", "contras"],
+        ["data", "describe", "nowhere"],
+        ["data", "import", "no-such-reader", "."],
+        ["evaluate", "nowhere", "--dataset", "nowhere"],
+        ["baseline", "retrieval", "nowhere"],
+    ],
+    ids=" ".join,
+)
+def test_a_users_mistake_is_one_line_and_exit_code_2_and_nothing_is_written(arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    verb = arguments[0]
+    out = (
+        ["out"]
+        if arguments[:2] == ["data", "import"]
+        else []
+        if verb in ("settings", "data")
+        else ["--out", "out"]
+    )
+    result = run(*arguments, *out)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert "Traceback" not in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_key_is_answered_with_the_nearest_one():
+    assert "did you mean 'steps'" in run("settings", "contrast", "--set", "fit.stepz=3").stderr
+
+
+def test_bugs_keep_their_traceback(monkeypatch, linear_brain):
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a bug of ours")
+
+    monkeypatch.setattr("cadiff.data.describe.describe", broken)
+    result = run("data", "describe", linear_brain)
+    assert isinstance(result.exception, ZeroDivisionError)
+
+
+def test_an_interrupted_run_says_how_to_go_on(monkeypatch, linear_brain, tmp_path):
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cadiff.contrast.stage.contrast", interrupted)
+    arguments = ["contrast", str(linear_brain), "--out", str(tmp_path / "a run")]
+    monkeypatch.setattr(sys, "argv", ["cadiff", *arguments])
+    result = run(*arguments)
+    assert result.exit_code == 130
+    command = result.stderr.strip().rpartition("with: ")[2]
+    assert shlex.split(command) == ["cadiff", *arguments, "--resume"]
+
+
+def test_data_describe_names_splits_rois_and_the_next_command(linear_brain):
+    result = run("data", "describe", linear_brain, "--verify")
+    assert result.exit_code == 0
+    for word in ("train", "test", "V1", "V2", "48 trials x 40 voxels"):
+        assert word in result.output
+    assert result.output.splitlines()[-1].startswith("next: cadiff contrast ")
+
+
+def test_a_dataset_passes_from_the_import_to_a_scored_baseline(tmp_path, linear_brain):
+    """Each verb prints the next one; here they are followed as printed."""
+    (tmp_path / "source").mkdir()
+    source = tmp_path / "source"
+    for name in ("betas.npy", "trials.tsv", "stimuli.tsv", "voxels.tsv"):
+        (source / name).write_bytes((linear_brain / name).read_bytes())
+    (source / "stimuli").symlink_to(linear_brain / "stimuli")
+    imported = run("data", "import", "arrays", source, tmp_path / "data")
+    assert imported.exit_code == 0, imported.output
+    described = run(*shlex.split(imported.output.rpartition("next: cadiff ")[2]))
+    assert described.exit_code == 0
+    made = run("baseline", "ridge-pixels", tmp_path / "data", "--out", tmp_path / "ridge")
+    assert made.exit_code == 0, made.output
+    command = shlex.split(made.output.rpartition("next: cadiff ")[2])
+    scored = run(*command, "--set", "judge=null", "--set", "num_bootstrap=100")
+    assert scored.exit_code == 0, scored.output
+    assert "next: cadiff report " in scored.output
+
+
+def test_settings_lists_nested_keys_with_their_meaning():
+    output = run("settings", "reconstruct", "--set", "num_inference_steps=7").output
+    assert "num_inference_steps=7" in output
+    assert "fit.steps=" in run("settings", "contrast").output
+
+
+def test_a_wrong_dataset_is_a_data_error_for_python_users(tmp_path):
+    from cadiff.data.dataset import BrainDataset
+
+    with pytest.raises(DataError, match="not a cadiff dataset"):
+        BrainDataset.open(tmp_path)
