@@ -11,6 +11,7 @@ from cadiff.priors.train_mae import (
     image_mae_loss,
     normalise,
     random_crop,
+    sine_positions,
     train_image_mae,
 )
 from cadiff.runs import RunFolder
@@ -55,6 +56,22 @@ def test_crops_stay_inside_the_picture():
     steps = crop.diff(dim=3)[:, :, :, 2:-2]
     assert (steps > 0).all()  # order is kept
     assert (steps.mean(dim=(1, 2, 3)) <= ramp.diff(dim=3).mean() * 1.01).all()  # magnified, never shrunk
+
+
+def test_positions_of_the_stored_model_tell_every_patch_apart(tmp_path):
+    build_image_mae(tiny(), 16).half().save_pretrained(tmp_path / "mae")
+    model = ViTMAEForPreTraining.from_pretrained(tmp_path / "mae", dtype=torch.float32)
+    for table in (model.vit.embeddings.position_embeddings, model.decoder.decoder_pos_embed):
+        assert (table[0, 0] == 0).all()
+        distances = torch.cdist(table[0, 1:], table[0, 1:]) + 9 * torch.eye(16)
+        assert distances.min() > 0.5
+
+
+def test_products_of_positions_depend_on_the_displacement_only():
+    table = sine_positions(5, 16).reshape(5, 5, 16)  # (row, column, dim)
+    products = torch.einsum("rcd,sed->rcse", table, table)
+    torch.testing.assert_close(products[1:, 1:, 1:, 1:], products[:-1, :-1, :-1, :-1])
+    torch.testing.assert_close(table.square().sum(dim=2), torch.full((5, 5), 8.0))
 
 
 def test_loss_is_a_function_of_batch_and_generator(shapes):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
+from cadiff.data.dataset import BrainDataset, write_dataset
 from cadiff.errors import ConfigError, DataError
-
-if TYPE_CHECKING:
-    from cadiff.data.dataset import BrainDataset
 
 Rows = np.ndarray
 """(n,) int64 rows of `BrainDataset.betas` and `.trials`."""
@@ -127,3 +126,33 @@ def _shuffled_names(groups: np.ndarray, seed: int, needed: int) -> np.ndarray:
 def _known(value: object) -> bool:
     """False for the gaps a table may hold: None, NaN, pandas.NA, empty, n/a."""
     return isinstance(value, str) and value not in ("", "n/a", "nan")
+
+
+def resplit(dataset: BrainDataset, out: Path, test: Sequence[str]) -> Path:
+    """Writes the labelled trials of a dataset as a new one, with the stimuli `test` as its test split.
+
+    Trials without labels are left out; everything else is as it was. For cross-validation, and for holding out a
+    validation split that a stage may look at without touching the real test trials.
+
+    Raises:
+        DataError: a stimulus that the dataset does not show.
+        ArtifactError: `out` exists.
+    """
+    rows = np.flatnonzero((dataset.trials["split"] != "unlabelled").to_numpy())
+    trials = dataset.trials.iloc[rows].reset_index(drop=True)
+    if unknown := sorted(set(test) - set(trials["stimulus_id"])):
+        raise DataError(f"{dataset.folder} shows no stimulus {unknown[0]!r}, so it cannot be a test stimulus.")
+    stimuli = dataset.stimuli.reset_index()
+    shown = stimuli[stimuli["stimulus_id"].isin(trials["stimulus_id"])]
+    about = {key: value for key, value in dataset.description.items() if key not in {"sha256", "provenance", "format"}}
+    return write_dataset(
+        out,
+        name=about.pop("name"),
+        subject=about.pop("subject"),
+        betas=np.asarray(dataset.betas[rows]),
+        trials=trials.assign(split=np.where(trials["stimulus_id"].isin(list(test)), "test", "train")),
+        voxels=dataset.voxels,
+        stimuli=shown.drop(columns=["file", "sha256"]),
+        images={str(name): dataset.image(str(name)) for name in shown["stimulus_id"]},
+        description={**about, "resplit": {"test_stimuli": list(test)}},
+    )

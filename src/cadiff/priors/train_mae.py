@@ -67,8 +67,8 @@ class ImageMaeConfig(Config):
 
 
 def build_image_mae(config: ImageMaeConfig, image_size: int) -> ViTMAEForPreTraining:
-    """The untrained transformers model."""
-    return ViTMAEForPreTraining(
+    """The untrained transformers model, its fixed position tables filled in."""
+    model = ViTMAEForPreTraining(
         ViTMAEConfig(
             image_size=image_size,
             patch_size=config.patch_size,
@@ -85,6 +85,25 @@ def build_image_mae(config: ImageMaeConfig, image_size: int) -> ViTMAEForPreTrai
             norm_pix_loss=True,
         )
     )
+    # transformers 5 leaves both tables at zero in a model that is made from a config: every hidden patch would then get the
+    # same prediction, and no error would say so.
+    side = image_size // config.patch_size
+    for table in (model.vit.embeddings.position_embeddings, model.decoder.decoder_pos_embed):
+        table.data[0, 1:] = sine_positions(side, table.shape[2])
+        assert not table.requires_grad
+    return model
+
+
+def sine_positions(side: int, dim: int) -> Tensor:
+    """Fixed sine and cosine table (side * side, dim) of a square grid, row by row: columns in the first half, rows in the second.
+
+    He et al. 2022's code (`get_2d_sincos_pos_embed`); `dim` is a multiple of 4.
+    """
+    frequencies = 1.0 / 10000 ** (torch.arange(dim // 4) / (dim // 4))
+    angles = torch.arange(side)[:, None] * frequencies  # (side, dim / 4)
+    one = torch.cat([angles.sin(), angles.cos()], dim=1)  # (side, dim / 2)
+    columns, rows = one.repeat(side, 1), one.repeat_interleave(side, dim=0)
+    return torch.cat([columns, rows], dim=1)
 
 
 def train_image_mae(
