@@ -141,10 +141,16 @@ def resplit(dataset: BrainDataset, out: Path, test: Sequence[str]) -> Path:
     rows = np.flatnonzero((dataset.trials["split"] != "unlabelled").to_numpy())
     trials = dataset.trials.iloc[rows].reset_index(drop=True)
     if unknown := sorted(set(test) - set(trials["stimulus_id"])):
-        raise DataError(f"{dataset.folder} shows no stimulus {unknown[0]!r}, so it cannot be a test stimulus.")
+        raise DataError(
+            f"{dataset.folder} shows no stimulus {unknown[0]!r}, so it cannot be a test stimulus."
+        )
     stimuli = dataset.stimuli.reset_index()
     shown = stimuli[stimuli["stimulus_id"].isin(trials["stimulus_id"])]
-    about = {key: value for key, value in dataset.description.items() if key not in {"sha256", "provenance", "format"}}
+    about = {
+        key: value
+        for key, value in dataset.description.items()
+        if key not in {"sha256", "provenance", "format"}
+    }
     return write_dataset(
         out,
         name=about.pop("name"),
