@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from cadiff.data.dataset import BrainDataset, write_dataset
-from cadiff.data.splits import average_repeats, check_disjoint, k_folds, split_train
+from cadiff.data.splits import average_repeats, check_disjoint, k_folds, resplit, split_train
 from cadiff.errors import ConfigError, DataError
 
 
@@ -94,3 +94,16 @@ def test_impossible_splits_are_refused(tmp_path):
         k_folds(["a", "b"], 1, seed=0)
     with pytest.raises(DataError, match="'a1' has no class label"):
         split_train(make(tmp_path, ["a1", "a2"], ["b1"], labels=False), 0.5, seed=0, by="class")
+
+
+def test_resplit_moves_stimuli_and_changes_nothing_else(tmp_path):
+    ds = make(tmp_path, ["a1", "a2", "b1", "a1"], ["b2"])
+    new = BrainDataset.open(resplit(ds, tmp_path / "new", ["a1"]), verify=True)
+    assert new.trials["split"].tolist() == ["test", "train", "train", "test", "train"]
+    np.testing.assert_array_equal(new.betas, ds.betas)
+    assert all(np.array_equal(new.image(name), ds.image(name)) for name in ds.stimuli.index)
+    fewer = BrainDataset.open(resplit(ds, tmp_path / "fewer", ["b1"], rows=np.array([1, 2])))
+    assert fewer.trials["stimulus_id"].tolist() == ["a2", "b1"]
+    assert set(fewer.stimuli.index) == {"a2", "b1"}
+    with pytest.raises(DataError, match="shows no stimulus 'zz'"):
+        resplit(ds, tmp_path / "none", ["zz"])

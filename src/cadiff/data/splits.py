@@ -128,17 +128,18 @@ def _known(value: object) -> bool:
     return isinstance(value, str) and value not in ("", "n/a", "nan")
 
 
-def resplit(dataset: BrainDataset, out: Path, test: Sequence[str]) -> Path:
+def resplit(dataset: BrainDataset, out: Path, test: Sequence[str], rows: Rows | None = None) -> Path:
     """Writes the labelled trials of a dataset as a new one, with the stimuli `test` as its test split.
 
-    Trials without labels are left out; everything else is as it was. For cross-validation, and for holding out a
+    `rows` are the trials to keep, all labelled ones when absent; everything else is as it was. For cross-validation, and for holding out a
     validation split that a stage may look at without touching the real test trials.
 
     Raises:
         DataError: a stimulus that the dataset does not show.
         ArtifactError: `out` exists.
     """
-    rows = np.flatnonzero((dataset.trials["split"] != "unlabelled").to_numpy())
+    labelled = np.flatnonzero((dataset.trials["split"] != "unlabelled").to_numpy())
+    rows = labelled if rows is None else np.intersect1d(rows, labelled)
     trials = dataset.trials.iloc[rows].reset_index(drop=True)
     if unknown := sorted(set(test) - set(trials["stimulus_id"])):
         raise DataError(
