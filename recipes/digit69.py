@@ -16,6 +16,7 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from cadiff.attend.stage import attend
 from cadiff.baselines.retrieval import ClassMean, MeanImage
@@ -24,15 +25,16 @@ from cadiff.contrast.stage import contrast
 from cadiff.data.dataset import BrainDataset
 from cadiff.data.digit69 import read_digit69
 from cadiff.data.splits import k_folds, resplit
-from cadiff.diffuse.pipeline import FmriToImagePipeline, open_pipeline
+from cadiff.diffuse.pipeline import FmriToImagePipeline, open_pipeline, to_uint8
 from cadiff.diffuse.sampling import trial_noise
 from cadiff.diffuse.stage import diffuse
 from cadiff.evaluate import pixel
-from cadiff.evaluate.statistics import bootstrap_interval
+from cadiff.evaluate.statistics import bootstrap_interval, compare
 from cadiff.experiments import stage_config
+from cadiff.priors.load import decode
 
 CANVAS, SIDE, SEED, FOLDS = 32, 28, 0, 5
-STRENGTHS, GUIDANCES = (0.3, 0.5, 0.7, 1.0), (1.0, 2.0)
+STRENGTHS, GUIDANCES = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0), (1.0, 2.0)
 CHOICE_SAMPLES, SAMPLES = 8, 32
 METRICS = {"pcc": pixel.pcc, "mse": pixel.mse, "ssim": pixel.ssim}
 
@@ -68,6 +70,10 @@ def score_fold(data: BrainDataset, test: list[str], prior: Path, out: Path) -> d
     truth = crop(training.images(ids))
     samples = crop(draw(pipe, training.betas[rows], SAMPLES, **settings))  # (n, SAMPLES, 28, 28)
     methods = baselines(training, ids, rows)
+    _, guess = pipe.condition(training.betas[rows])
+    with torch.no_grad():
+        blurry = to_uint8(decode(pipe.vqvae, guess, pipe.vqvae.config["scaling_factor"]))
+    methods["latent start alone, decoded"] = crop(blurry)
     methods["cadiff, mean of samples"] = samples.mean(1)
     found = {name: score(pictures, truth) for name, pictures in methods.items()}
     single = [score(samples[:, k], truth) for k in range(SAMPLES)]
@@ -153,13 +159,21 @@ def keep(data: BrainDataset, train: list[str], inner: list[str], folder: Path) -
 
 def print_table(title: str, parts: list[dict]) -> None:
     print(f"\n{title}: {[part['chosen'] for part in parts]}")
+
+    def values(method: str, metric: str) -> np.ndarray:
+        return np.concatenate([part["scores"][method][metric] for part in parts])
+
     for method in parts[0]["scores"]:
         cells = []
         for metric in METRICS:
-            values = np.concatenate([part["scores"][method][metric] for part in parts])
-            low, high = bootstrap_interval(values, seed=SEED)
-            cells.append(f"{values.mean():.3f} [{low:.3f}, {high:.3f}]")
+            low, high = bootstrap_interval(values(method, metric), seed=SEED)
+            cells.append(f"{values(method, metric).mean():.3f} [{low:.3f}, {high:.3f}]")
         print(f"| {method} | {' | '.join(cells)} |")
+    ours = "cadiff, mean of samples"
+    for rival in ("ridge voxels -> pixels", "latent start alone, decoded"):
+        found = [compare(values(ours, m), values(rival, m), seed=SEED) for m in METRICS]
+        cells = [f"{c.difference:+.3f} [{c.low:+.3f}, {c.high:+.3f}], p {c.p:.4f}" for c in found]
+        print(f"| {ours} - {rival} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Run folders: refuse, resume, log."""
 
+import json
+
 import pytest
 
 from cadiff.config import Config
@@ -43,3 +45,35 @@ def test_the_log_is_kept_and_finishing_is_remembered(tmp_path):
     assert again.complete
     assert again.history() == [{"step": 1, "loss": 2.0}]
     assert not again.checkpoint.exists()
+
+
+def test_a_run_cut_off_before_its_first_file_can_be_resumed(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".run.json.k3x").write_text("{")
+    with pytest.raises(ArtifactError, match="never overwritten"):
+        RunFolder.open(tmp_path / "run", stage="toy", config=Settings())
+    assert not RunFolder.open(tmp_path / "run", stage="toy", config=Settings(), resume=True).complete
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["run.json"]
+
+
+def test_a_log_line_that_was_cut_off_is_taken_again(tmp_path):
+    run = RunFolder.open(tmp_path / "run", stage="toy", config=Settings())
+    run.log({"step": 1, "loss": 2.0})
+    run.log({"step": 2, "loss": 1.5})
+    with (tmp_path / "run" / "log.jsonl").open("a") as file:
+        file.write('{"step": 3, "lo')
+    again = RunFolder.open(tmp_path / "run", stage="toy", config=Settings(), resume=True)
+    assert [record["step"] for record in again.history()] == [1, 2]
+    again.rewind(1)
+    again.log({"step": 2, "loss": 1.0})
+    lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]
+
+
+def test_resuming_a_complete_run_removes_what_finishing_left(tmp_path):
+    run = RunFolder.open(tmp_path / "run", stage="toy", config=Settings())
+    run.finish()
+    for name in ("trainer", "trainer.old", ".trainer.new.k3x"):  # killed before these were gone
+        (tmp_path / "run" / name).mkdir()
+    RunFolder.open(tmp_path / "run", stage="toy", config=Settings(), resume=True)
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["run.json"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from cadiff.errors import DivergedError
+from cadiff.errors import ConfigError, DivergedError
 from cadiff.runs import RunFolder
 from cadiff.training import FitConfig, epoch_batches, fit, learning_rate_at
 
@@ -112,6 +112,20 @@ def test_a_diverging_loss_is_one_sentence_with_the_step_and_the_remedy(tmp_path)
         train(tmp_path / "run", scale=math.inf)
 
 
+def test_weights_that_are_not_finite_are_neither_kept_nor_handed_on(tmp_path):
+    """A loss of 0 whose gradient is 0 / 0: every logged loss is finite, the weights are not."""
+    model = nn.Linear(5, 1)
+    config = FitConfig(steps=4, batch_size=4, checkpoint_every=1)
+    run = RunFolder.open(tmp_path / "run", stage="toy", config=config)
+
+    def loss(batch, _):
+        return {"loss": (0.0 * model(batch)).square().sum().sqrt()}
+
+    with pytest.raises(DivergedError, match="weights are not finite after step 1 "):
+        fit(loss, {"m": model}, lambda _: X[:4], config, run=run)
+    assert run.last_checkpoint is None
+
+
 def test_precisions_can_change_within_a_process(tmp_path):
     exact, _ = train(tmp_path / "a", precision="fp32")
     coarse, _ = train(tmp_path / "b", precision="bf16")
@@ -140,15 +154,24 @@ def test_the_average_follows_the_recursion(tmp_path):
         seen.append(model.weight.detach().clone())
         return {"loss": model(batch).square().mean()}
 
-    config = FitConfig(steps=4, batch_size=4, ema_decay=0.999, learning_rate=0.1)
-    run = RunFolder.open(tmp_path / "run", stage="toy", config=config)
-    start = model.weight.detach().clone()
-    fit(loss, {"m": model}, lambda _: X[:4], config, run=run)
-    # weights after step k are seen at the start of step k + 1; the last ones are recovered from the average itself
+    start, ends = model.weight.detach().clone(), {}
+    for name, decay in (("plain", None), ("averaged", 0.999)):
+        seen.clear()
+        model.weight.data.copy_(start)
+        config = FitConfig(steps=4, batch_size=4, ema_decay=decay, learning_rate=0.1)
+        run = RunFolder.open(tmp_path / name, stage="toy", config=config)
+        fit(loss, {"m": model}, lambda _: X[:4], config, run=run)
+        ends[name] = model.weight.detach().clone()
+    # weights after step k are seen at the start of step k + 1; the average changes no step
     expected = start
-    for k, weights in enumerate(seen[1:]):
-        decay = min(0.999, (1 + k) / (10 + k))
-        expected = decay * expected + (1 - decay) * weights
-    last_decay = 4 / 13
-    last = (model.weight.detach() - last_decay * expected) / (1 - last_decay)
-    assert (last - seen[-1]).abs().max() < 0.2  # one AdamW step of 0.1 and its decay away
+    for k, weights in enumerate([*seen[1:], ends["plain"]]):
+        kept = min(0.999, (1 + k) / (10 + k))
+        expected = kept * expected + (1 - kept) * weights
+    torch.testing.assert_close(ends["averaged"], expected)
+    assert not torch.allclose(expected, ends["plain"], atol=1e-3)
+
+
+def test_several_processes_are_refused_before_anything_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr("accelerate.Accelerator.num_processes", property(lambda _: 2))
+    with pytest.raises(ConfigError, match="launched with 2 processes"):
+        train(tmp_path / "run")

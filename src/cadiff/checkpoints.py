@@ -36,19 +36,15 @@ def save_checkpoint(
         for key, value in optimizer.state[parameter].items()
         if isinstance(value, Tensor)
     }
-    fresh, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
-    shutil.rmtree(fresh, ignore_errors=True)
+    fresh = folder.with_name(folder.name + ".new")
+    if fresh.is_dir():  # whole, and the newest there is: a save was cut off between its renames
+        _promote(fresh, folder)
     with new_folder(fresh) as temporary:
         for file, tensors in (("weights", trained), ("average", average), ("optimizer", state)):
             kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
             save_file(kept, temporary / f"{file}.safetensors")
         write_json(temporary / "state.json", {"step": step})
-    # a folder cannot be replaced in one rename; `RunFolder.last_checkpoint` looks at all three names
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.is_dir():
-        folder.replace(old)
-    fresh.replace(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    _promote(fresh, folder)
 
 
 def load_checkpoint(
@@ -60,23 +56,41 @@ def load_checkpoint(
     """Restores what `save_checkpoint` wrote, in place; returns the step to go on from (0 without a checkpoint).
 
     Raises:
-        ArtifactError: the checkpoint belongs to another model.
+        ArtifactError: the checkpoint belongs to another model: a name or a shape differs.
     """
     if there is None:
         return 0
-    weights = load_file(there / "weights.safetensors")
-    if weights.keys() != trained.keys():
-        differing = sorted(weights.keys() ^ trained.keys())
-        raise ArtifactError(
-            f"The checkpoint {there} belongs to another model (first differing weight: {differing[0]})."
-        )
     for tensors, file in ((trained, "weights"), (average, "average")):
         stored = load_file(there / f"{file}.safetensors")
+        for name in sorted(stored.keys() | tensors.keys()):  # also shapes: copy_ would broadcast
+            if name not in stored or name not in tensors or stored[name].shape != tensors[name].shape:
+                raise ArtifactError(
+                    f"The checkpoint {there} belongs to another model (first differing weight: {name})."
+                )
         for name, tensor in tensors.items():
             tensor.data.copy_(stored[name])
+    # AdamW keeps its step counts on the CPU, unless its kernel reads them on the device
+    on_device = optimizer.defaults.get("fused") or optimizer.defaults.get("capturable")
     for key, value in load_file(there / "optimizer.safetensors").items():
         name, _, entry = key.rpartition("/")
         parameter = trained[name]
-        # AdamW keeps its step count on the CPU; moments live beside the parameter
-        optimizer.state[parameter][entry] = value if entry == "step" else value.to(parameter.device)
+        if entry == "step":
+            restored = value.to(parameter.device) if on_device else value
+        else:  # moments, beside the parameter and in its memory layout (channels_last)
+            restored = torch.empty_like(parameter).copy_(value)
+        optimizer.state[parameter][entry] = restored
     return int(read_json(there / "state.json")["step"])
+
+
+def _promote(fresh: Path, folder: Path) -> None:
+    """Puts the whole folder `fresh` in the place of `folder`.
+
+    A folder cannot be replaced in one rename: `RunFolder.last_checkpoint` looks at all three names, and only a folder
+    that a whole one has replaced is ever taken apart.
+    """
+    old = folder.with_name(folder.name + ".old")
+    if folder.is_dir():
+        shutil.rmtree(old, ignore_errors=True)
+        folder.replace(old)
+    fresh.replace(folder)
+    shutil.rmtree(old, ignore_errors=True)

@@ -49,6 +49,10 @@ class RunFolder:
         run, settings = cls(out), json.loads(config.model_dump_json())
         about = {"stage": stage, "status": "running", "config": settings, "inputs": dict(inputs or {})}
         if not (resume and (out / "run.json").is_file()):
+            for leftover in (
+                out.glob(".run.json.*") if resume else ()
+            ):  # cut off while its first file was written
+                leftover.unlink()
             refuse_existing(out)
             out.mkdir(parents=True, exist_ok=True)
             write_json(out / "run.json", {**about, "provenance": provenance()})
@@ -60,7 +64,8 @@ class RunFolder:
                     f"{out} cannot be resumed: its {key} differ{_difference(there[key], about[key])}; "
                     "use the same settings and inputs, or another --out."
                 )
-        run._truncate_log()
+        if run.complete:  # it may have been cut off while it was being marked
+            run._drop_checkpoints()
         return run
 
     @property
@@ -93,9 +98,19 @@ class RunFolder:
                     writer.add_scalar(key, value, record.get("step", 0))
 
     def history(self) -> list[dict[str, float]]:
-        """Everything logged so far."""
+        """Everything logged so far, but for a last line that was cut off."""
         path = self.path / "log.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+        lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def rewind(self, step: int) -> None:
+        """Drops log lines of steps after `step`: they will be taken again."""
+        path = self.path / "log.jsonl"
+        if not path.is_file():
+            return
+        kept = [record for record in self.history() if record.get("step", 0) <= step]
+        with atomic_path(path) as temporary:
+            temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
 
     def finish(self) -> None:
         """Marks the run complete and drops the training checkpoint."""
@@ -103,20 +118,14 @@ class RunFolder:
             self._writer.close()
             self._writer = None
         write_json(self.path / "run.json", {**read_json(self.path / "run.json"), "status": "complete"})
-        for suffix in ("", ".new", ".old"):
-            shutil.rmtree(self.checkpoint.with_name(self.checkpoint.name + suffix), ignore_errors=True)
+        self._drop_checkpoints()
 
-    def _truncate_log(self) -> None:
-        """Drops log lines of steps after the last checkpoint: they will be taken again."""
-        if self.complete:
-            return
-        newest = self.last_checkpoint
-        last = read_json(newest / "state.json")["step"] if newest else 0
-        text = "".join(
-            json.dumps(record) + "\n" for record in self.history() if record.get("step", 0) <= last
-        )
-        with atomic_path(self.path / "log.jsonl") as temporary:
-            temporary.write_text(text)
+    def _drop_checkpoints(self) -> None:
+        """Removes the last checkpoint, and what was left of others that were cut off while they were written."""
+        name = self.checkpoint.name
+        whole = [self.path / f"{name}{suffix}" for suffix in ("", ".new", ".old")]
+        for folder in (*whole, *self.path.glob(f".{name}.new.*")):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _tensorboard(self) -> Any:
         if self._writer is None:

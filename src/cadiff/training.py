@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from cadiff.checkpoints import load_checkpoint, save_checkpoint
 from cadiff.config import Config
-from cadiff.errors import DivergedError
+from cadiff.errors import ConfigError, DivergedError
 from cadiff.runs import RunFolder
 
 Batch = Any
@@ -124,14 +124,20 @@ def fit(
         description: what the progress bar says.
 
     Raises:
-        DivergedError: the loss is not finite; weights go back to the last checkpoint's on resuming.
+        ConfigError: launched with several processes.
+        DivergedError: the loss or a weight is not finite; resuming goes back to the last checkpoint's weights.
     """
     from accelerate import Accelerator
     from accelerate.utils import send_to_device
 
-    on_cuda = torch.cuda.is_available()
-    precision = ("bf16" if on_cuda else "fp32") if config.precision == "auto" else config.precision
     accelerator = Accelerator()  # its precision is global to the process, so autocast is ours
+    if accelerator.num_processes > 1:
+        raise ConfigError(
+            f"Training was launched with {accelerator.num_processes} processes; it runs in one so far. Start it without "
+            "a launcher, and reach large batches with fit.accumulate."
+        )
+    on_cuda = accelerator.device.type == "cuda"
+    precision = ("bf16" if on_cuda else "fp32") if config.precision == "auto" else config.precision
     for module in modules.values():
         module.to(accelerator.device).train()
     trained = {
@@ -143,25 +149,22 @@ def fit(
     optimizer = _optimizer(list(trained.values()), config, fused=on_cuda)
     average = {name: p.detach().clone() for name, p in trained.items()} if config.ema_decay else {}
     first = load_checkpoint(run.last_checkpoint, trained, average, optimizer)
+    run.rewind(first)
     groups = [[p for p in module.parameters() if p.requires_grad] for module in modules.values()]
     sums: dict[str, Tensor] = {}
     started, since_log = time.perf_counter(), 0
 
-    with _progress(accelerator.is_main_process) as bar:
+    with _progress() as bar:
         task = bar.add_task(description, total=config.steps, completed=first, rate="", loss="")
         for step in range(first, config.steps):
             for part in range(config.accumulate):
-                index = (
-                    step * config.accumulate + part
-                ) * accelerator.num_processes + accelerator.process_index
+                index = step * config.accumulate + part
                 generator = _generator(config.seed, index)
                 with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=precision == "bf16"):
                     terms = loss_fn(send_to_device(batches(index), accelerator.device), generator)
                 accelerator.backward(terms["loss"] / config.accumulate)
                 for key, value in terms.items():
                     sums[key] = sums.get(key, 0) + value.detach().float()
-            if accelerator.num_processes > 1:
-                _average_gradients(trained, accelerator)
             for group in groups if config.clip_norm else ():
                 if group:
                     torch.nn.utils.clip_grad_norm_(group, config.clip_norm or 0.0, foreach=True)
@@ -177,15 +180,17 @@ def fit(
             if done % config.log_every == 0 or done == config.steps or save:  # never checkpoint an unseen NaN
                 means = {k: v.item() / (since_log * config.accumulate) for k, v in sums.items()}
                 if not math.isfinite(means["loss"]):
-                    raise DivergedError(_diverged(done, config, run))
-                if accelerator.is_main_process:
-                    run.log({"step": done, "learning_rate": learning_rate_at(step, config), **means})
+                    raise DivergedError(_diverged("The loss is", done, config, run))
+                # a finite loss can have gradients that are not; the next loss would show it, a checkpoint later
+                if (save or done == config.steps) and not _all_finite(trained):
+                    raise DivergedError(_diverged("The weights are", done, config, run))
+                run.log({"step": done, "learning_rate": learning_rate_at(step, config), **means})
                 rate = (
                     (done - first) * config.batch_size * config.accumulate / (time.perf_counter() - started)
                 )
                 bar.update(task, completed=done, rate=f"{rate:,.0f}/s", loss=f"loss {means['loss']:.4g}")
                 sums, since_log = {}, 0
-            if save and accelerator.is_main_process:
+            if save:
                 save_checkpoint(run.checkpoint, done, trained, average, optimizer)
 
     for name, value in average.items():
@@ -212,13 +217,6 @@ def _optimizer(parameters: list[nn.Parameter], config: FitConfig, *, fused: bool
     )
 
 
-def _average_gradients(trained: Mapping[str, Tensor], accelerator: Any) -> None:
-    """Data parallelism: every process holds the mean gradient (absent ones count as zero)."""
-    for parameter in trained.values():
-        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        parameter.grad = accelerator.reduce(gradient, reduction="mean")
-
-
 @torch.no_grad()
 def _update_average(
     average: Mapping[str, Tensor], trained: Mapping[str, Tensor], decay: float, step: int
@@ -227,7 +225,7 @@ def _update_average(
     torch._foreach_lerp_(list(average.values()), [p.detach() for p in trained.values()], 1 - decay)
 
 
-def _progress(visible: bool) -> Progress:
+def _progress() -> Progress:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -236,12 +234,16 @@ def _progress(visible: bool) -> Progress:
         TimeRemainingColumn(),
         TextColumn("{task.fields[loss]}"),
     )
-    return Progress(*columns, disable=not visible)
+    return Progress(*columns)
 
 
-def _diverged(step: int, config: FitConfig, run: RunFolder) -> str:
+def _all_finite(tensors: Mapping[str, Tensor]) -> bool:
+    return all(bool(tensor.isfinite().all()) for tensor in tensors.values())
+
+
+def _diverged(what: str, step: int, config: FitConfig, run: RunFolder) -> str:
     resume = "the last checkpoint is kept" if run.last_checkpoint else "there is no checkpoint yet"
     return (
-        f"The loss is not finite after step {step} (learning rate {learning_rate_at(step - 1, config):.3g}): "
+        f"{what} not finite after step {step} (learning rate {learning_rate_at(step - 1, config):.3g}): "
         f"{resume}; try a smaller fit.learning_rate or fit.precision=fp32 in a new --out."
     )

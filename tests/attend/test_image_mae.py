@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from cadiff.attend.image_mae import find_image_mae, load_image_mae
 from cadiff.errors import ArtifactError
@@ -35,6 +36,36 @@ def test_shipped_model_and_prior_folders_are_found(image_mae, tmp_path):
     assert find_image_mae(tmp_path) == image_mae  # a folder that holds image_mae/
     shipped = load_image_mae("shipped").model
     assert (shipped.config.image_size, shipped.config.hidden_size) == (64, 256)
+
+
+def test_position_tables_are_those_of_the_folder_or_the_published_sines(image_mae):
+    weights = load_file(image_mae / "model.safetensors")
+    names = ("vit.embeddings.position_embeddings", "decoder.decoder_pos_embed")
+    stored = load_image_mae(image_mae).model.state_dict()
+    assert all(torch.equal(stored[name], weights[name].float()) for name in names)
+    rest = {name: value for name, value in weights.items() if name not in names}
+    save_file(rest, image_mae / "model.safetensors", metadata={"format": "pt"})
+    model = load_image_mae(image_mae).model
+    for name in names:
+        table = model.get_parameter(name)
+        assert not table.requires_grad
+        assert table.isfinite().all() and (table[0, 0] == 0).all()
+        dim = table.shape[2]
+        for row in range(4):
+            for column in range(4):
+                w = 10000.0 ** -(
+                    torch.arange(dim // 4) / (dim // 4)
+                )  # columns first, then rows: sines, cosines
+                parts = [(column * w).sin(), (column * w).cos(), (row * w).sin(), (row * w).cos()]
+                torch.testing.assert_close(table[0, 1 + 4 * row + column], torch.cat(parts))
+
+
+@pytest.mark.parametrize("cut", [8, 10**9])
+def test_a_truncated_file_is_one_sentence(image_mae, cut):
+    data = (image_mae / "model.safetensors").read_bytes()
+    (image_mae / "model.safetensors").write_bytes(data[: max(0, len(data) - cut)])
+    with pytest.raises(ArtifactError, match="cannot be read"):
+        load_image_mae(image_mae)
 
 
 def test_what_is_not_an_image_mae_is_refused(image_mae, tmp_path):

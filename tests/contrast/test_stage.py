@@ -97,6 +97,24 @@ def test_interrupted_run_ends_with_the_same_weights(tiny, make_subject, tmp_path
     contrast(settings, [folder], tmp_path / "cut", resume=True)  # complete: nothing left to do
 
 
+def test_a_kill_between_saving_and_finishing_loses_nothing(tiny, make_subject, tmp_path, monkeypatch):
+    folder, settings = make_subject(), config(tiny, fit={"steps": 7, "checkpoint_every": 5, "log_every": 2})
+
+    def dies(self):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cadiff.runs.RunFolder.finish", dies)
+        with pytest.raises(KeyboardInterrupt):
+            contrast(settings, [folder], tmp_path / "run")
+    log = (tmp_path / "run" / "log.jsonl").read_text()
+    encoder = contrast(settings, [folder], tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "log.jsonl").read_text() == log  # the steps after the last checkpoint too
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "complete"
+    assert not (tmp_path / "run" / "trainer").exists()
+    assert encoder.is_dir()
+
+
 def test_loss_options_reach_the_loss(tiny, generator):
     model = FmriMae(FmriMaeConfig(**tiny.model_dump(), num_voxels=32))
     initialise(model, generator)

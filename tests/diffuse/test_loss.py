@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -34,6 +36,21 @@ def test_min_snr_weights(prior, conditioner):
     expected = (np.minimum(snr, 5) / snr).mean()
     found = np.mean([evaluate(prior, conditioner, min_snr_gamma=5.0, seed=s) for s in range(10)])
     assert found == pytest.approx(expected, rel=0.1)
+
+
+@pytest.mark.parametrize(("probability", "view"), [(0.0, 0), (1.0, 1)])
+def test_who_knows_the_target_finds_the_noise(prior, conditioner, probability, view):
+    """epsilon = (x - sqrt(abar_t) z) / sqrt(1 - abar_t), from the noise schedule alone, for z of the drawn view."""
+    kept = torch.from_numpy(np.cumprod(1 - np.linspace(0.0015**0.5, 0.0195**0.5, 1000) ** 2)).float()
+    views = torch.randn(2, *prior.latent_shape, generator=torch.Generator().manual_seed(5))
+
+    def oracle(x, timesteps, **_):
+        a = kept[timesteps].view(-1, 1, 1, 1)
+        return ((x - a.sqrt() * views[view]) / (1 - a).sqrt(),)
+
+    batch = {"betas": torch.ones(16, 32), "latents": views.expand(16, *views.shape)}
+    loss = EpsilonLoss(DiffuseConfig(crop_probability=probability), replace(prior, unet=oracle), conditioner)
+    assert loss(batch, torch.Generator().manual_seed(0))["loss"].item() < 1e-5
 
 
 def test_draws_come_from_the_generator(prior, conditioner):

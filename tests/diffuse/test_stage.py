@@ -91,6 +91,24 @@ def test_resumed_run_ends_with_the_same_weights(run, monkeypatch):
             assert torch.equal(value, new[key]), key
 
 
+def test_a_kill_between_saving_and_finishing_loses_nothing(run, tmp_path, monkeypatch):
+    def dies(self):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cadiff.runs.RunFolder.finish", dies)
+        with pytest.raises(KeyboardInterrupt):
+            run(config())
+    log = (tmp_path / "run" / "log.jsonl").read_text()
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "cadiff.diffuse.stage.fit", None
+        )  # the pipeline is there, whole: nothing is trained again
+        assert (run(config(), resume=True) / "model_index.json").is_file()
+    assert (tmp_path / "run" / "log.jsonl").read_text() == log
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "complete"
+
+
 def test_label_start_is_the_ridge_condition_until_training_moves_it(run, dataset):
     pipe = open_pipeline(run(config(steps=1, label_start=True)))  # one step of Adam, from zero
     fresh = pipe.conditioner

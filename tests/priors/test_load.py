@@ -155,6 +155,21 @@ def test_parts_that_do_not_fit(folder):
         load_prior(folder)
 
 
+def test_a_denoiser_that_predicts_something_else_is_refused(folder):
+    path = folder / "scheduler" / "scheduler_config.json"
+    write_json(path, {**read_json(path), "prediction_type": "v_prediction"})
+    with pytest.raises(ConfigError, match="predicts 'v_prediction'; expected epsilon"):
+        load_prior(folder)
+
+
+@pytest.mark.parametrize("row", [0, 3, -1])
+def test_the_null_label_is_the_row_after_the_classes(folder, row):
+    about = read_json(folder / "prior.json")
+    write_json(folder / "prior.json", {**about, "null_label": row})
+    with pytest.raises(ConfigError, match=f"null_label is {row}; expected the last row, 2"):
+        load_prior(folder)
+
+
 def test_labels_are_found_by_index_then_by_name():
     index = pd.array([9, 7, pd.NA, 1, None], dtype="Int64")
     assert label_rows(["a", "b"], ["ay", "bee"], [7, 9], ["?", "b", "bee", "a", None], list(index)) == [

@@ -11,10 +11,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from transformers import ViTMAEForPreTraining
 from transformers.utils import logging as transformers_logging
 
 from cadiff.errors import ArtifactError
+from cadiff.priors.train_mae import sine_positions
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -55,8 +57,11 @@ def find_image_mae(source: Path | str = "shipped") -> Path:
 def load_image_mae(source: Path | str = "shipped", *, decoder_depth: int | None = None) -> ImageMae:
     """Load weights and input normalisation; keep the first `decoder_depth` decoder blocks, or all of fewer.
 
+    Position tables are taken as they are stored; one that is missing is the sine table of He et al. 2022.
+
     Raises:
-        ArtifactError: no ViT-MAE there, or one without decoder (facebook's `mae_pretrain_*` files lack it).
+        ArtifactError: no ViT-MAE there, a damaged one, or one without decoder (facebook's `mae_pretrain_*` files
+            lack it).
     """
     folder = find_image_mae(source)
     kind = json.loads((folder / "config.json").read_text()).get("model_type")
@@ -67,19 +72,28 @@ def load_image_mae(source: Path | str = "shipped", *, decoder_depth: int | None 
             loaded: Any = ViTMAEForPreTraining.from_pretrained(
                 folder, local_files_only=True, output_loading_info=True
             )
-        except OSError as error:
+        except (OSError, RuntimeError, SafetensorError) as error:
             raise ArtifactError(
                 f"The weights in {folder} cannot be read: {str(error).splitlines()[0]}"
             ) from None
     model, info = loaded  # a pair, because of output_loading_info
-    fixed = ("position_embeddings", "pos_embed")  # sine tables, which are computed
-    missing = sorted(name for name in info["missing_keys"] if not name.endswith(fixed))
+    tables = {
+        "vit.embeddings.position_embeddings": model.vit.embeddings.position_embeddings,
+        "decoder.decoder_pos_embed": model.decoder.decoder_pos_embed,
+    }
+    missing = sorted(set(info["missing_keys"]) - tables.keys())
     if missing:
         raise ArtifactError(
             f"{folder} lacks {len(missing)} weights of a ViT-MAE with decoder (first: {missing[0]}): "
             "phase 2 needs encoder and decoder, take a checkpoint that holds both."
         )
     model = model.float()  # the folder may be half precision, which transformers keeps
+    side = model.config.image_size // model.config.patch_size
+    for name, table in tables.items():
+        if name in info["missing_keys"]:  # transformers 5 leaves it empty, or even as the memory was
+            table.data.zero_()
+            table.data[0, 1:] = sine_positions(side, table.shape[2])
+        table.requires_grad_(False)  # transformers 5 gives back tables that would learn
     decoder = model.decoder
     depth = min(decoder_depth or len(decoder.decoder_layers), len(decoder.decoder_layers))
     decoder.decoder_layers = decoder.decoder_layers[:depth]

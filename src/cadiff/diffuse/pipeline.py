@@ -1,7 +1,6 @@
 """FmriToImagePipeline: betas in, pictures out. A diffusers pipeline, saved and loaded like any other."""
 
-from __future__ import annotations
-
+# no `from __future__ import annotations` here: diffusers before 0.36 reads the types of __init__ and needs real ones
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,6 +8,7 @@ import numpy as np
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
 from cadiff.artifacts import read_json, verify_checksums
@@ -39,7 +39,11 @@ class FmriToImagePipeline(DiffusionPipeline):
     conditioner: FmriConditioner
 
     def __init__(
-        self, vqvae: Autoencoder, unet: UNet2DConditionModel, scheduler: Any, conditioner: FmriConditioner
+        self,
+        vqvae: Autoencoder,
+        unet: UNet2DConditionModel,
+        scheduler: SchedulerMixin,
+        conditioner: FmriConditioner,
     ) -> None:
         super().__init__()
         self.register_modules(vqvae=vqvae, unet=unet, scheduler=scheduler, conditioner=conditioner)

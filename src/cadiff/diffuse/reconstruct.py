@@ -75,7 +75,7 @@ def reconstruct(config: ReconstructConfig, pipeline: Path, dataset: Path, out: P
 
     Raises:
         ArtifactError: `out` exists, or the pipeline is missing or damaged.
-        DataError: no trials, another subject, or a control that the data do not allow.
+        DataError: no trials, another number of voxels, or a control that the data do not allow.
         ConfigError: settings that the pipeline cannot follow.
     """
     refuse_existing(out)  # before minutes of sampling

@@ -6,7 +6,6 @@ a constant 5.3e-5, batch 5, 500 epochs, no average of weights. Everything else a
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -75,7 +74,9 @@ def diffuse(
     schedule = config.fit.for_trials(len(data.rows("train")))
     run = RunFolder.open(out, stage="diffuse", config=config, resume=resume, inputs=inputs)
     target = run.path / "pipeline"
-    if run.complete:
+    if target.is_dir():  # a folder that is there is whole: it appears in one rename
+        if not run.complete:
+            run.finish()
         return target
     preprocessor = preprocessor_for(data, fmri, stored)
     trials = read_trials(config, data, preprocessor(data.betas[data.rows("train")]), image_prior)
@@ -178,8 +179,6 @@ class EpsilonLoss:
 
 
 def _save(target: Path, prior: ImagePrior, conditioner: FmriConditioner, facts: Mapping[str, Any]) -> None:
-    if target.is_dir():  # a run that was cut off after saving and before it was marked complete
-        shutil.rmtree(target)
     prior.vqvae.register_to_config(scaling_factor=prior.scaling_factor)
     scheduler = make_scheduler("pndm", prior.scheduler.config)
     pipeline = FmriToImagePipeline(prior.vqvae, prior.unet, scheduler, conditioner)

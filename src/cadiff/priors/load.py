@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -33,7 +33,7 @@ from torch import Tensor
 from cadiff.artifacts import new_folder, read_json, write_json
 from cadiff.errors import ArtifactError, ConfigError
 
-Autoencoder = VQModel | AutoencoderKL
+Autoencoder = Union[VQModel, AutoencoderKL]  # noqa: UP007  diffusers before 0.36 knows no other spelling
 AUTOENCODERS = {"VQModel": VQModel, "AutoencoderKL": AutoencoderKL}
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -292,6 +292,11 @@ def _check_fit(prior: ImagePrior, folder: Path) -> None:
             f"{folder}: the auto-encoder makes {latent_channels} latent channels, the U-Net reads "
             f"{prior.latent_shape[0]}: they belong to different priors."
         )
+    predicted = prior.scheduler.config["prediction_type"]
+    if predicted != "epsilon":
+        raise ConfigError(
+            f"{folder}: the denoiser predicts {predicted!r}; expected epsilon, which tuning trains it to predict."
+        )
     table = prior.label_embedding
     if table is None:
         return
@@ -302,3 +307,7 @@ def _check_fit(prior: ImagePrior, folder: Path) -> None:
     expected = len(prior.classes) + (prior.null_label is not None)
     if len(table) != expected:
         raise ConfigError(f"{folder}: {len(table)} label embeddings, but prior.json lists {expected} labels.")
+    if prior.null_label not in (None, len(prior.classes)):
+        raise ConfigError(
+            f"{folder}: null_label is {prior.null_label}; expected the last row, {len(prior.classes)}, after the classes."
+        )
