@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import shlex
 import sys
@@ -163,3 +164,59 @@ def test_a_wrong_dataset_is_a_data_error_for_python_users(tmp_path):
 
     with pytest.raises(DataError, match="not a cadiff dataset"):
         BrainDataset.open(tmp_path)
+
+
+def test_a_readers_option_may_be_called_as_the_arguments_of_ours(tmp_path, linear_brain):
+    for name in ("betas.npy", "trials.tsv", "stimuli"):
+        (tmp_path / name).symlink_to(linear_brain / name)
+    result = run("data", "import", "arrays", tmp_path, tmp_path / "data", "--set", "name=mine")
+    assert result.exit_code == 0, result.output
+    assert "mine" in run("data", "describe", tmp_path / "data").output
+
+
+@pytest.mark.parametrize("name", ["os:getcwd", ":read", "os:nope"])
+def test_what_is_no_reader_is_refused(name, tmp_path):
+    result = run("data", "import", name, tmp_path, tmp_path / "out")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "no", "some/file"),
+        RuntimeError("I/O error: No space left on device (os error 28)"),
+    ],
+    ids=["python", "rust"],
+)
+def test_a_full_disk_is_one_sentence_that_says_how_to_go_on(error, monkeypatch, linear_brain, tmp_path):
+    def full(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("cadiff.contrast.stage.contrast", full)
+    arguments = ["contrast", str(linear_brain), "--out", str(tmp_path / "run")]
+    monkeypatch.setattr(sys, "argv", ["cadiff", *arguments])
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert "no space is left on the disk" in result.stderr
+    assert "--resume" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_settings_are_printed_as_set_reads_them():
+    printed = dict(
+        line.split("=", 1) for line in run("settings", "contrast").output.splitlines() if line[0] != " "
+    )
+    again = [part for key, value in printed.items() for part in ("--set", f"{key}={value}")]
+    result = run("settings", "contrast", *again)
+    assert result.exit_code == 0, result.output
+    assert result.output == run("settings", "contrast").output
+
+
+def test_the_report_of_a_baseline_stands_beside_the_report_of_the_method(monkeypatch, tmp_path):
+    monkeypatch.setattr("cadiff.evaluate.stage.evaluate", lambda *arguments: arguments[-1])
+    pages = [
+        shlex.split(run("evaluate", "r", "--dataset", "d", "--out", tmp_path / out).output)[-1]
+        for out in ("evaluation", "ridge-evaluation", "scores")
+    ]
+    assert pages == [str(tmp_path / name) for name in ("report.html", "ridge-report.html", "scores.html")]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from cadiff.errors import ArtifactError, ConfigError
+from cadiff.errors import ArtifactError, ConfigError, UserError
 from cadiff.experiments import run_experiment
 
 TINY = """
@@ -74,3 +74,10 @@ def test_settings_are_recorded_before_anything_runs(tmp_path):
         run_experiment("demo", tmp_path / "run", announce=stop, overrides=["diffuse.fit.steps=7"])
     recorded = json.loads((tmp_path / "run" / "experiment.json").read_text())
     assert recorded["diffuse"]["fit"]["steps"] == 7
+
+
+@pytest.mark.parametrize("wrong", [{"dataset": "nowhere"}, {"prior": "nowhere"}], ids=str)
+def test_a_wrong_path_is_told_before_a_folder_is_made(tmp_path, wrong):
+    with pytest.raises(UserError, match="nowhere"):
+        run_experiment("demo", tmp_path / "run", **{key: tmp_path / path for key, path in wrong.items()})
+    assert not (tmp_path / "run").exists()

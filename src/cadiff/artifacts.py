@@ -71,8 +71,15 @@ def refuse_existing(out: Path) -> None:
     """Raises `ArtifactError` unless `out` is free: absent, or an empty folder."""
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise ArtifactError(
-            f"{out} already exists and is never overwritten: choose another --out or remove it."
+            f"{out} already exists and is never overwritten: choose another name or remove it."
         )
+
+
+def what_is_at(path: Path) -> str:
+    """What a message can say of a place where something else was expected."""
+    if not path.is_dir():
+        return "a file" if path.exists() else "no such folder"
+    return ", ".join(sorted(p.name for p in path.iterdir())[:8]) or "nothing"
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -165,11 +172,8 @@ def load_artifact(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, Te
         ArtifactError: no artefact there, of another kind or a newer format, or a file differs from its checksum.
     """
     if not (folder / "config.json").is_file():
-        there = (
-            ", ".join(sorted(p.name for p in folder.iterdir())[:8]) if folder.is_dir() else "no such folder"
-        )
         raise ArtifactError(
-            f"{folder} holds no {kind} (found: {there or 'nothing'}): expected a config.json there."
+            f"{folder} holds no {kind} (found: {what_is_at(folder)}): expected a config.json there."
         )
     about = read_json(folder / "config.json")
     found = about.get("kind", about.get("_class_name", "something else"))

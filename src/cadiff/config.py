@@ -82,7 +82,8 @@ def validate(cls: type[C], values: Mapping[str, Any], *, where: str) -> C:
     try:
         return cls.model_validate(dict(values))
     except ValidationError as error:
-        raise ConfigError(f"{where}: " + "; ".join(_explain(cls, e) for e in error.errors()) + ".") from None
+        found = "; ".join(_explain(cls, e) for e in error.errors())
+        raise ConfigError(f"{where}: {found}" + ("" if found[-1] in ".?" else ".")) from None
 
 
 def _chain(preset: str | Path) -> Iterator[dict[str, Any]]:
@@ -116,8 +117,7 @@ def _read(preset: str | Path) -> dict[str, Any]:
         if not source.is_file():
             names = preset_names()
             raise ConfigError(
-                f"No preset {str(preset)!r}{_nearest(str(preset), names)}; there are {', '.join(names)}, "
-                "or give the path of a .yaml file."
+                f"No preset {str(preset)!r}; there are {', '.join(names)}, or give the path of a .yaml file."
             )
         text = source.read_text()
     try:
@@ -168,8 +168,16 @@ def _explain(cls: type[BaseModel], error: Any) -> str:
     if error["type"] == "extra_forbidden":
         names = _fields(cls, error["loc"][:-1])
         return f"unknown key {where!r}{_nearest(str(error['loc'][-1]), names)}"
-    message = error["msg"].removeprefix("Value error, ")
-    return f"{where}: {message} (got {error['input']!r})"
+    message, given = error["msg"].removeprefix("Value error, "), error["input"]
+    if error["type"] == "model_type":
+        names = _fields(cls, error["loc"])
+        return f"{where} is a group of settings, set one of them, such as {where}.{names[0]} (got {given!r})"
+    if error["type"] == "value_error" and isinstance(
+        given, Mapping
+    ):  # a rule about several keys names their values
+        return f"{where}: {message.rstrip('.')}"
+    hint = "; write null for none" if given == "None" else ""
+    return f"{where}: {message[0].lower()}{message[1:]} (got {given!r}{hint})"
 
 
 def _fields(cls: type[BaseModel], path: Sequence[Any]) -> list[str]:

@@ -74,6 +74,13 @@ def run_experiment(
         UserError: `out` is in use, settings differ from those of the run to resume, or a stage refuses its input.
     """
     configs = {section: stage_config(section, preset, _section(overrides, section)) for section in STAGES}
+    from cadiff.data.dataset import BrainDataset
+    from cadiff.priors.load import load_prior
+
+    if dataset is not None:
+        BrainDataset.open(dataset)  # a wrong path is told before a folder is made, not after
+    if prior != "shipped":
+        load_prior(prior)
     _claim(out, {name: config.model_dump(mode="json") for name, config in configs.items()}, resume)
 
     from cadiff.attend.stage import attend
@@ -139,6 +146,10 @@ def _claim(out: Path, settings: dict[str, Any], resume: bool) -> None:
                 f"{out} was started with other settings (section {differing[0]}): choose another --out or the same preset."
             )
         return
+    if record.is_file():
+        raise ArtifactError(
+            f"{out} holds an experiment and is never overwritten: add --resume to go on with it, or choose another --out."
+        )
     refuse_existing(out)
     out.mkdir(parents=True, exist_ok=True)
     write_json(record, settings)

@@ -131,3 +131,45 @@ def test_options_are_yaml_values():
     }
     with pytest.raises(ConfigError, match="name=value"):
         parse_options(["canvas"])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\xff\xfe\x00\x80", b"stimulus_id\tsplit\na\ttrain\tmore\n"],
+    ids=["empty", "binary", "ragged"],
+)
+def test_a_table_that_is_none_is_named(tmp_path, content):
+    (tmp_path / "betas.npy").write_bytes(b"")
+    np.save(tmp_path / "betas.npy", np.ones((1, 3)))
+    (tmp_path / "trials.tsv").write_bytes(content)
+    with pytest.raises(DataError, match=r"trials\.tsv cannot be read as a table"):
+        read_arrays(tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("content", [b"", b"no array"], ids=["empty", "text"])
+@pytest.mark.parametrize("name", ["betas.npy", "betas.npz", "betas.csv"])
+def test_betas_that_are_none_are_named_without_numpys_advice(tmp_path, content, name):
+    (tmp_path / name).write_bytes(content)
+    (tmp_path / "trials.tsv").write_text("stimulus_id\tsplit\n")
+    with pytest.raises(DataError, match=name) as caught:
+        read_arrays(tmp_path, tmp_path / "out")
+    assert "unsafely" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "column"),
+    [
+        ("voxels.tsv", "noise_ceiling\nhigh\n", "noise_ceiling"),
+        ("voxels.tsv", "noise_ceiling\n40\n", "noise_ceiling"),
+        ("stimuli.tsv", "stimulus_id\timagenet_index\na\tdog\n", "imagenet_index"),
+    ],
+    ids=["a word", "per cent", "a class name"],
+)
+def test_a_number_that_is_none_is_refused_and_not_lost(tmp_path, file, content, column):
+    np.save(tmp_path / "betas.npy", np.ones((1, 1)))
+    (tmp_path / "trials.tsv").write_text("stimulus_id\tsplit\na\ttrain\n")
+    (tmp_path / "stimuli").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "stimuli" / "a.png")
+    (tmp_path / file).write_text(content)
+    with pytest.raises(DataError, match=f"{column}.*row 1"):
+        read_arrays(tmp_path, tmp_path / "out")

@@ -114,3 +114,35 @@ def test_verify_sees_a_changed_byte(tmp_path):
 def test_wrong_folder(tmp_path):
     with pytest.raises(DataError, match="no such folder"):
         BrainDataset.open(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("trials.tsv", ""),
+        ("trials.tsv", "trial\tstimulus_id\tsplit\tsession\trun\trepeat\n1\ta\ttrain\tone\t1\t1\n"),
+        ("betas.npy", ""),
+        ("dataset_description.json", "[]"),
+    ],
+    ids=["empty table", "a word for a number", "empty betas", "a list for a description"],
+)
+def test_a_damaged_file_is_named(tmp_path, file, content):
+    folder = write_dataset(tmp_path / "out", **parts())
+    (folder / file).write_text(content)
+    with pytest.raises(DataError, match=file.replace(".", r"\.")):
+        BrainDataset.open(folder)
+
+
+def test_verify_sees_a_damaged_picture(tmp_path):
+    folder = write_dataset(tmp_path / "out", **parts())
+    picture = next((folder / "stimuli").iterdir())
+    picture.write_bytes(picture.read_bytes()[:-10])
+    BrainDataset.open(folder)
+    with pytest.raises(DataError, match=picture.name):
+        BrainDataset.open(folder, verify=True)
+
+
+def test_a_dataset_without_a_voxel_is_refused(tmp_path):
+    changes = {"betas": parts()["betas"][:, :0], "voxels": parts()["voxels"].iloc[:0]}
+    with pytest.raises(DataError, match="at least one trial and one voxel"):
+        write_dataset(tmp_path / "out", **parts(**changes))

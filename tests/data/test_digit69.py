@@ -92,3 +92,9 @@ def test_the_real_file(dev_data, tmp_path):
     lower = {name: picture[14:].sum() / picture.sum() for name, picture in pictures.items()}
     six, nine = (np.mean([lower[name] for name in labels.index[labels == digit]]) for digit in "69")
     assert six > nine + 0.05
+
+
+def test_a_file_cut_off_in_its_header_is_refused(tmp_path):
+    (tmp_path / "cut.mat").write_bytes(b"\0" * 100)
+    with pytest.raises(DataError, match=r"cut\.mat is not a \.mat file"):
+        read_digit69(tmp_path / "cut.mat", tmp_path / "out")

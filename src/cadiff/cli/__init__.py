@@ -10,6 +10,7 @@ Exit codes: 0 fine, 2 something the user can mend (one sentence, nothing written
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import sys
@@ -23,6 +24,14 @@ from cadiff import __version__
 from cadiff.cli import stages, tools
 from cadiff.errors import UserError
 
+# What the disk refuses is the user's to mend: nothing of ours is at fault, and a traceback would hide the path.
+DISK = {
+    errno.ENOSPC: "no space is left on the disk",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the disk can only be read",
+    errno.EACCES: "permission is denied",
+    errno.EPERM: "the operation is not permitted",
+}
 RESUMABLE = ("demo", "run", "prior", "contrast", "attend", "diffuse")
 
 
@@ -34,6 +43,14 @@ class _Verbs(TyperGroup):
             return super().invoke(ctx)
         except UserError as error:
             typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(2) from None
+        except Exception as error:
+            if (refusal := _refused_by_disk(error)) is None:
+                raise
+            typer.echo(
+                f"error: {refusal}: make room or choose another place. {_how_to_go_on(sys.argv[1:])}",
+                err=True,
+            )
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
             typer.echo(f"\ninterrupted. {_how_to_go_on(sys.argv[1:])}", err=True)
@@ -108,6 +125,17 @@ def run() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     app(prog_name="cadiff")
+
+
+def _refused_by_disk(error: Exception) -> str | None:
+    """What the disk refused and where, or None for an error of another kind."""
+    if isinstance(error, OSError) and error.errno in DISK:
+        where = f"{error.filename}: " if error.filename else ""
+        return where + DISK[error.errno]
+    for number, refusal in DISK.items():  # libraries in Rust (safetensors) pass the number on as text only
+        if f"(os error {number})" in str(error):
+            return refusal
+    return None
 
 
 def _how_to_go_on(arguments: Sequence[str]) -> str:

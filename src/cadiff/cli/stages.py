@@ -73,9 +73,7 @@ def simulate(
 
 
 def contrast(
-    datasets: Annotated[
-        list[Path], typer.Argument(metavar="DATASET...", help="One or more dataset folders.")
-    ],
+    datasets: Annotated[list[Path], typer.Argument(metavar="DATASET", help="One or more dataset folders.")],
     out: Out,
     preset: Preset = None,
     set_: Set = None,
@@ -195,7 +193,12 @@ def evaluate(
     from cadiff.evaluate.stage import evaluate as run_evaluate
 
     made = run_evaluate(load("evaluate", preset, set_), reconstructions, dataset, out)
-    next_command("report", made, out=out.with_name("report.html"))
+    page = (
+        out.name.removesuffix("evaluation") + "report.html"
+    )  # a report beside the report of another decoder
+    next_command(
+        "report", made, out=out.with_name(page if out.name.endswith("evaluation") else f"{out.name}.html")
+    )
 
 
 def report(

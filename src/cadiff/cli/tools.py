@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import yaml
 
 from cadiff.cli.options import STAGES, Dataset, Options, Out, Preset, Resume, Set, load, next_command
 from cadiff.errors import UserError
@@ -97,7 +99,14 @@ def settings(
     if stage not in STAGES.split(", "):
         raise UserError(f"No stage {stage!r}; stages with settings are {STAGES}.")
     for key, value, meaning in _flatten(load(stage, preset, set_)):
-        typer.echo(f"{key}={value!s}" + (f"\n    {' '.join(meaning.split())}" if meaning else ""))
+        typer.echo(f"{key}={_as_yaml(value)}" + (f"\n    {' '.join(meaning.split())}" if meaning else ""))
+
+
+def _as_yaml(value: Any) -> str:
+    """A value as `--set` reads it: null for None, a list for a tuple."""
+    plain = json.loads(json.dumps(value, default=str))
+    text = yaml.safe_dump(plain, default_flow_style=True, width=10**6, sort_keys=False, allow_unicode=True)
+    return text.removesuffix("\n").removesuffix("\n...")
 
 
 def _flatten(config: Config, prefix: str = "") -> list[tuple[str, Any, str]]:

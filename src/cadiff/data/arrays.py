@@ -14,12 +14,13 @@ Unlabelled trials need no stimulus: write n/a.
 from __future__ import annotations
 
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
 from PIL import Image, UnidentifiedImageError
 
-from cadiff.data.dataset import SPLITS, write_dataset
+from cadiff.data.dataset import SPLITS, read_table, write_dataset
 from cadiff.errors import DataError
 
 BETAS = ("betas.npy", "betas.npz", "betas.csv")
@@ -77,11 +78,12 @@ def _load_betas(folder: Path) -> np.ndarray:
         if isinstance(betas, np.lib.npyio.NpzFile):
             with betas:
                 betas = betas[_array_name(path, betas.files)]
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path} cannot be read as an array of numbers: {' '.join(str(error).split())}."
-        ) from None
-    if betas.ndim != 2 or betas.dtype.kind not in "fiu":
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        if "pickle" in reason:  # numpy's advice, to load it unsafely, is not ours
+            reason = "it is not a numpy file, or one of Python objects"
+        raise DataError(f"{path} cannot be read as an array of numbers: {reason}.") from None
+    if betas.ndim != 2 or betas.dtype.kind not in "fiu" or not betas.size:
         raise DataError(f"{path} holds {betas.dtype} {betas.shape}, expected numbers (trials, voxels).")
     return betas
 
@@ -141,6 +143,7 @@ def _load_stimuli(path: Path, shown: list[str]) -> pd.DataFrame:
     stimuli = _read_table(path, required=("stimulus_id",)).drop_duplicates("stimulus_id")
     if missing := [s for s in shown if s not in set(stimuli["stimulus_id"])]:
         raise DataError(f"{path} does not list {missing[0]!r}, which trials.tsv shows.")
+    _check_numbers(stimuli, "imagenet_index", 0, 999, path)
     return stimuli[stimuli["stimulus_id"].isin(shown)].drop(columns="sha256", errors="ignore")
 
 
@@ -152,6 +155,7 @@ def _load_voxels(path: Path, count: int) -> pd.DataFrame:
         raise DataError(
             f"{path} has {len(voxels)} rows, but betas has {count} voxels: one row a voxel, same order."
         )
+    _check_numbers(voxels, "noise_ceiling", 0, 1, path)
     return voxels if "rois" in voxels else voxels.assign(rois="")
 
 
@@ -178,11 +182,24 @@ def _load_pictures(folder: Path, stimuli: pd.DataFrame) -> dict[str, np.ndarray]
     return images
 
 
+def _check_numbers(table: pd.DataFrame, column: str, low: int, high: int, path: Path) -> None:
+    """Refuses what is neither a number in the range nor a gap; it would be lost without a word later."""
+    if column not in table:
+        return
+    given = table[column].dropna()
+    wrong = given[~pd.to_numeric(given, errors="coerce").between(low, high)]
+    if len(wrong):
+        raise DataError(
+            f"{path}: column {column!r} must hold numbers from {low} to {high}, or n/a; row {wrong.index[0] + 1} "
+            f"holds {wrong.iloc[0]!r}."
+        )
+
+
 def _read_table(path: Path, *, required: tuple[str, ...]) -> pd.DataFrame:
     if not path.is_file():
         raise DataError(f"There is no {path}; the arrays reader needs it.")
     text = {"stimulus_id": str, "label": str, "rois": str, "file": str}
-    table = pd.read_csv(path, sep="\t", dtype=text, na_values=["n/a"])
+    table = read_table(path, dtype=text)
     if missing := [column for column in required if column not in table]:
         raise DataError(
             f"{path} lacks the column {missing[0]!r} (it has: {', '.join(map(str, table.columns))}; tabs between?)."

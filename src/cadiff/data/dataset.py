@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from cadiff.artifacts import new_folder, provenance, read_json, sha256_file, write_json
+from cadiff.artifacts import new_folder, provenance, read_json, sha256_file, what_is_at, write_json
 from cadiff.errors import ArtifactError, DataError
 
 FORMAT = 1
@@ -54,30 +54,33 @@ class BrainDataset:
         """
         folder = Path(folder)
         if not (folder / "dataset_description.json").is_file():
-            there = (
-                ", ".join(sorted(p.name for p in folder.iterdir())[:6])
-                if folder.is_dir()
-                else "no such folder"
-            )
             raise DataError(
-                f"{folder} is not a cadiff dataset (found: {there or 'nothing'}; expected dataset_description.json): "
+                f"{folder} is not a cadiff dataset (found: {what_is_at(folder)}; expected dataset_description.json): "
                 "make one with `cadiff simulate` or `cadiff data import`."
             )
         try:
             description = read_json(folder / "dataset_description.json")
+            if not isinstance(description, dict):
+                raise DataError(
+                    f"{folder / 'dataset_description.json'} holds a {type(description).__name__}, expected name, "
+                    "subject, sha256 and more: import the data again."
+                )
             if verify:
-                for name, expected in description["sha256"].items():
-                    if not (folder / name).is_file() or sha256_file(folder / name) != expected:
-                        raise DataError(
-                            f"{folder / name} is missing or damaged (checksum differs): import it again."
-                        )
+                _compare(folder, description.get("sha256", {}))
             trials = _table(folder / "trials.tsv", TRIAL_COLUMNS)
             voxels = _table(folder / "voxels.tsv", ("voxel", "rois", "noise_ceiling"))
             stimuli = _table(folder / "stimuli.tsv", STIMULUS_COLUMNS).set_index("stimulus_id")
+            if verify:
+                _compare(folder / "stimuli", dict(zip(stimuli["file"], stimuli["sha256"], strict=True)))
         except ArtifactError as error:
             raise DataError(str(error)) from None
         for column in ("trial", "session", "run", "repeat"):
-            trials[column] = trials[column].astype(int)
+            try:
+                trials[column] = trials[column].astype(int)
+            except ValueError as error:
+                raise DataError(
+                    f"{folder / 'trials.tsv'}: column {column!r} must hold whole numbers ({error}): import the data again."
+                ) from None
         voxels["noise_ceiling"] = pd.to_numeric(voxels["noise_ceiling"], errors="coerce")
         voxels["rois"] = voxels["rois"].fillna("")
         stimuli["imagenet_index"] = pd.to_numeric(stimuli["imagenet_index"], errors="coerce").astype("Int64")
@@ -90,7 +93,7 @@ class BrainDataset:
         """Responses, float32 (trials, voxels), memory-mapped read-only."""
         try:
             return np.load(self.folder / "betas.npy", mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise DataError(
                 f"{self.folder / 'betas.npy'} cannot be read ({error}): import the data again."
             ) from None
@@ -214,6 +217,8 @@ def _check_parts(
         raise DataError(
             f"betas are {betas.shape}, but there are {len(trials)} trials and {len(voxels)} voxels."
         )
+    if not betas.size:
+        raise DataError(f"betas are {betas.shape}: expected at least one trial and one voxel.")
     bad = ~np.isfinite(betas)
     if bad.any():
         raise DataError(
@@ -232,14 +237,37 @@ def _table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     if not path.is_file():
         raise DataError(f"{path.parent} lacks {path.name}: the dataset is incomplete, import it again.")
     text = {"stimulus_id": str, "label": str, "rois": str}
-    table = pd.read_csv(
-        path, sep="\t", dtype=text, keep_default_na=False, na_values=["n/a"]
-    )  # "NA" may be a name
+    table = read_table(path, dtype=text, keep_default_na=False)  # "NA" may be a name
     if missing := [c for c in columns if c not in table]:
         raise DataError(
             f"{path} lacks the column {missing[0]!r} (it has: {', '.join(map(str, table.columns))})."
         )
     return table
+
+
+def read_table(path: Path, **options: Any) -> pd.DataFrame:
+    """A table with tabs between and n/a for gaps; `options` go to `pandas.read_csv`.
+
+    Raises:
+        DataError: an empty file, one that is not UTF-8 text, or rows of unequal length.
+    """
+    try:
+        table = pd.read_csv(path, sep="\t", na_values=["n/a"], **options)
+        if not isinstance(table.index, pd.RangeIndex):  # pandas would take the first column as row names
+            raise ValueError("rows have more cells than the header line")
+        return table
+    except (ValueError, pd.errors.ParserError) as error:  # EmptyDataError, UnicodeDecodeError are ValueErrors
+        raise DataError(
+            f"{path} cannot be read as a table ({' '.join(str(error).split())}): expected UTF-8 text, a header line, "
+            "tabs between the columns."
+        ) from None
+
+
+def _compare(folder: Path, expected: Mapping[str, str]) -> None:
+    """Raises `DataError` naming the first file that is missing or differs from its checksum."""
+    for name, digest in expected.items():
+        if not (folder / name).is_file() or sha256_file(folder / name) != digest:
+            raise DataError(f"{folder / name} is missing or damaged (checksum differs): import it again.")
 
 
 def _write_table(table: pd.DataFrame, path: Path) -> None:

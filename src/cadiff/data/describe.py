@@ -123,7 +123,10 @@ def warnings(dataset: BrainDataset) -> list[str]:
 def _stimuli(dataset: BrainDataset) -> str:
     if not len(dataset.stimuli):
         return "none"
-    first = dataset.image(str(dataset.stimuli.index[0]))
+    try:
+        first = dataset.image(str(dataset.stimuli.index[0]))
+    except DataError:  # `warnings` says so
+        return f"{len(dataset.stimuli)} listed"
     return f"{len(dataset.stimuli)} pictures, the first {first.shape[1]} x {first.shape[0]} pixels"
 
 

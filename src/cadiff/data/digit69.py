@@ -75,9 +75,11 @@ def _load(source: Path) -> dict[str, np.ndarray]:
     from scipy.io import loadmat
     from scipy.io.matlab import MatReadError
 
+    if not source.is_file():
+        raise DataError(f"{source} is not a file: expected the .mat file, digit69_28x28.mat.")
     try:
         content: dict[str, Any] = loadmat(source, variable_names=KEYS)
-    except (OSError, ValueError, NotImplementedError, MatReadError) as error:
+    except (OSError, ValueError, IndexError, TypeError, NotImplementedError, MatReadError) as error:
         raise DataError(
             f"{source} is not a .mat file that can be read ({error}): expected digit69_28x28.mat."
         ) from None

@@ -49,20 +49,25 @@ def find_reader(name: str) -> Reader:
     """
     target = READERS[name].function if name in READERS else name
     module, _, function = target.partition(":")
-    if not function:
+    if not module or not function:
         known = "; ".join(f"{key} ({entry.help})" for key, entry in READERS.items())
         raise DataError(f"No reader {name!r}. There are: {known}; or give your own as 'my_lab.scans:read'.")
     try:
-        return getattr(import_module(module), function)
+        found = getattr(import_module(module), function)
     except ModuleNotFoundError as error:
         raise DataError(
             f"Reader {name!r}: there is no module {error.name!r}; is it installed or on PYTHONPATH?"
         ) from None
     except AttributeError:
         raise DataError(f"Reader {name!r}: the module {module!r} has no function {function!r}.") from None
+    if not inspect.isfunction(found) or len(inspect.signature(found).parameters) < 2:
+        raise DataError(
+            f"Reader {name!r} is not a function (source, out, **options) that writes a dataset: see docs/datasets.md."
+        )
+    return found
 
 
-def read(name: str, source: Path, out: Path, **options: Any) -> Path:
+def read(name: str, source: Path, out: Path, /, **options: Any) -> Path:
     """Runs a reader.
 
     Args:

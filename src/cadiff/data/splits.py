@@ -131,8 +131,8 @@ def _known(value: object) -> bool:
 def resplit(dataset: BrainDataset, out: Path, test: Sequence[str], rows: Rows | None = None) -> Path:
     """Writes the labelled trials of a dataset as a new one, with the stimuli `test` as its test split.
 
-    `rows` are the trials to keep, all labelled ones when absent; everything else is as it was. For cross-validation, and for holding out a
-    validation split that a stage may look at without touching the real test trials.
+    `rows` are the trials to keep, all labelled ones when absent; everything else is as it was. For cross-validation,
+    and for holding out a validation split that a stage may look at without touching the real test trials.
 
     Raises:
         DataError: a stimulus that the dataset does not show.
