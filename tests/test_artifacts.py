@@ -88,3 +88,13 @@ def test_the_digest_sees_names_and_bytes(tmp_path):
     first = folder_digest(tmp_path / "a")
     (tmp_path / "a" / "x").rename(tmp_path / "a" / "y")
     assert folder_digest(tmp_path / "a") != first
+
+
+def test_a_digest_of_weights_and_settings_ignores_what_is_beside_them(artifact):
+    only = (".json", ".safetensors")
+    first, whole = folder_digest(artifact, only), folder_digest(artifact)
+    (artifact / "MODEL_CARD.md").write_text("new words")
+    assert folder_digest(artifact, only) == first
+    assert folder_digest(artifact) != whole
+    (artifact / "config.json").write_text("{}")
+    assert folder_digest(artifact, only) != first

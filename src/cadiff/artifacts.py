@@ -113,9 +113,16 @@ def folder_checksums(folder: Path) -> dict[str, str]:
     return {p.relative_to(folder).as_posix(): sha256_file(p) for p in files}
 
 
-def folder_digest(folder: Path) -> str:
-    """One SHA-256 for the whole content of a folder: names and bytes, in sorted order."""
-    listing = json.dumps(folder_checksums(folder), sort_keys=True)
+def folder_digest(folder: Path, suffixes: tuple[str, ...] | None = None) -> str:
+    """One SHA-256 for the content of a folder: names and bytes, in sorted order.
+
+    Args:
+        folder: all files below it count, but `checksums.json`.
+        suffixes: count only files with these endings, such as (".json", ".safetensors"); all by default.
+    """
+    files = folder_checksums(folder)
+    kept = {name: digest for name, digest in files.items() if suffixes is None or name.endswith(suffixes)}
+    listing = json.dumps(kept, sort_keys=True)
     return hashlib.sha256(listing.encode()).hexdigest()
 
 

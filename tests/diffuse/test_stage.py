@@ -194,3 +194,34 @@ def test_label_start_needs_labels_that_the_prior_knows(dataset, encoder_folder, 
     assert len(BrainDataset.open(unknown).rows("train")) == 16
     with pytest.raises(DataError, match="at least two of the prior's 4 classes"):
         diffuse(config(label_start=True), unknown, encoder_folder, tmp_path / "run", prior=prior_folder)
+
+
+def test_an_unreadable_picture_leaves_no_run_behind(dataset_folder, encoder_folder, prior_folder, tmp_path):
+    copy = tmp_path / "dataset"
+    shutil.copytree(dataset_folder, copy)
+    for picture in (copy / "stimuli").iterdir():
+        picture.write_bytes(b"not a picture")
+    with pytest.raises(DataError, match="cannot be read"):
+        diffuse(config(), copy, encoder_folder, tmp_path / "run", prior=prior_folder)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_pipeline_without_checksums_is_one_sentence(run):
+    folder = run(config(steps=1))
+    (folder / "checksums.json").unlink()
+    weights = next((folder / "unet").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:3000])
+    with pytest.raises(ArtifactError, match="incomplete or damaged"):
+        open_pipeline(folder)
+    shutil.rmtree(folder / "unet")
+    with pytest.raises(ArtifactError, match="incomplete or damaged"):
+        open_pipeline(folder)
+
+
+def test_a_new_model_card_is_still_the_same_prior(dataset_folder, encoder_folder, prior_folder, tmp_path):
+    prior = tmp_path / "prior"
+    shutil.copytree(prior_folder, prior)
+    where = (config(steps=1), dataset_folder, encoder_folder, tmp_path / "run")
+    folder = diffuse(*where, prior=prior)
+    (prior / "MODEL_CARD.md").write_text("other words")
+    assert diffuse(*where, prior=prior, resume=True) == folder

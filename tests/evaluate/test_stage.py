@@ -126,6 +126,10 @@ def break_size(folder):
     Image.new("RGB", (20, 20)).save(next(folder.glob("images/brain/*.png")))
 
 
+def break_table(folder):
+    (folder / "samples.tsv").write_text("")
+
+
 def break_stimulus(folder):
     text = (folder / "samples.tsv").read_text()
     (folder / "samples.tsv").write_text(
@@ -143,6 +147,7 @@ def break_stimulus(folder):
         (break_alpha, "mode RGBA"),
         (break_size, "differ in size"),
         (break_stimulus, "moon"),
+        (break_table, "not a table of samples"),
     ],
 )
 def test_damaged_folders_are_one_clear_sentence(

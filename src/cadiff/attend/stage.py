@@ -120,6 +120,7 @@ def attend(
         "encoder": folder_digest(encoder),
         "image_mae": folder_digest(images.folder),
     }
+    data.refuse_unreadable(rows)
     run = RunFolder.open(out, stage="attend", config=config, resume=resume, inputs=inputs)
     result = run.path / "encoder"
     if not result.is_dir():  # a folder that is there is whole: it appears in one rename

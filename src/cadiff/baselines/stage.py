@@ -98,7 +98,7 @@ def find_baseline(name: str) -> type[Baseline]:
         raise DataError(f"Baseline {name!r} cannot be found: {error}.") from None
 
 
-def run_baseline(name: str, dataset: Path, out: Path, *, seed: int = 0, **options: Any) -> Path:
+def run_baseline(name: str, dataset: Path, out: Path, /, *, seed: int = 0, **options: Any) -> Path:
     """Fits a baseline on the training trials and reconstructs the test stimuli, repeats averaged.
 
     Two conditions are written: `brain`, and `shuffled`, the same fit reading the betas of another test stimulus. A

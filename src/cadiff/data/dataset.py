@@ -129,6 +129,18 @@ class BrainDataset:
             pictures.append(picture)
         return np.stack(pictures)
 
+    def refuse_unreadable(self, rows: np.ndarray) -> None:
+        """Raises `DataError` unless the betas (n, voxels) of these trials are finite and their pictures open."""
+        for stimulus_id in dict.fromkeys(self.trials["stimulus_id"].to_numpy()[rows]):
+            self.image(str(stimulus_id))
+        finite = np.isfinite(self.betas[rows])
+        bad = np.flatnonzero((~finite).any(axis=0))
+        if len(bad):
+            raise DataError(
+                f"{self.folder}: {len(bad)} of {len(self.voxels)} voxels hold NaN or infinite values "
+                f"(first: voxel {int(bad[0]) + 1}): mask them out and import the data again."
+            )
+
     def _check(self) -> None:
         shape = (len(self.trials), len(self.voxels))
         if self.betas.shape != shape or self.betas.dtype != np.float32:

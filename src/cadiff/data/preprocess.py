@@ -195,7 +195,7 @@ def _choose_voxels(count: int, rois: list[str] | None, voxels: Any) -> np.ndarra
     unknown = [roi for roi in rois if roi not in present]
     if unknown or not rois:
         raise DataError(
-            f"ROI {', '.join(unknown) or '(none named)'} has no voxel here; this dataset has: {', '.join(present)}."
+            f"ROI {', '.join(unknown) or '(none named)'} has no voxel here; this dataset has: {', '.join(present) or 'none'}."
         )
     return np.flatnonzero([not member.isdisjoint(rois) for member in memberships]).astype(np.int64)
 

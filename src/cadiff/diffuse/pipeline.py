@@ -9,6 +9,8 @@ import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers.utils import logging
+from safetensors import SafetensorError
 from torch import Tensor
 
 from cadiff.artifacts import read_json, verify_checksums
@@ -209,5 +211,13 @@ def open_pipeline(folder: Path | str) -> FmriToImagePipeline:
     folder = find_pipeline(folder)
     if (folder / "checksums.json").is_file():  # absent where a user saved the pipeline again
         verify_checksums(folder)
-    pipeline = FmriToImagePipeline.from_pretrained(folder)
+    logging.disable_progress_bar()  # opening takes a moment; sampling shows its own bar
+    try:
+        pipeline = FmriToImagePipeline.from_pretrained(folder)
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(
+            f"The pipeline {folder} is incomplete or damaged ({error}): make or copy it again."
+        ) from None
+    finally:
+        logging.enable_progress_bar()
     return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")

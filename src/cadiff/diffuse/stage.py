@@ -70,16 +70,19 @@ def diffuse(
         config, data, image_prior
     )  # what cannot work is refused before the run folder is made
     inputs = {"dataset": dataset_digest(data), "encoder": folder_digest(encoder)}
-    inputs["prior"] = folder_digest(image_prior.folder) if image_prior.folder else "given"
+    inputs["prior"] = image_prior.digest
     schedule = config.fit.for_trials(len(data.rows("train")))
+    rows = data.rows("train")
+    preprocessor = preprocessor_for(data, fmri, stored)
+    betas = preprocessor(data.betas[rows])
+    data.refuse_unreadable(rows)
     run = RunFolder.open(out, stage="diffuse", config=config, resume=resume, inputs=inputs)
     target = run.path / "pipeline"
     if target.is_dir():  # a folder that is there is whole: it appears in one rename
         if not run.complete:
             run.finish()
         return target
-    preprocessor = preprocessor_for(data, fmri, stored)
-    trials = read_trials(config, data, preprocessor(data.betas[data.rows("train")]), image_prior)
+    trials = read_trials(config, data, betas, image_prior)
     label_start, trials, found = fit_label_start(config, data, trials, image_prior, labels)
     latent_start, more = fit_latent_start(config, data, trials)
     conditioner = FmriConditioner.build(

@@ -80,9 +80,13 @@ def open_reconstructions(folder: Path) -> Reconstructions:
             f"{folder} holds a {about.get('kind', 'folder of unknown kind')}, expected reconstructions."
         )
     path = folder / "samples.tsv"
-    table = pd.read_csv(
-        path, sep="\t", dtype={"condition": str, "stimulus_id": str, "file": str}, na_filter=False
-    )
+    text = {"condition": str, "stimulus_id": str, "file": str}
+    try:
+        table = pd.read_csv(path, sep="\t", dtype=text, na_filter=False)
+    except (OSError, ValueError) as error:  # pandas' EmptyDataError and ParserError are ValueErrors
+        raise DataError(
+            f"{path} is not a table of samples ({error}): make the reconstructions again."
+        ) from None
     if missing := [c for c in SAMPLE_COLUMNS if c not in table]:
         raise DataError(
             f"{path} lacks the column {missing[0]!r} (it has: {', '.join(map(str, table.columns))})."

@@ -30,7 +30,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cadiff.artifacts import new_folder, read_json, write_json
+from cadiff.artifacts import folder_digest, new_folder, read_json, write_json
 from cadiff.errors import ArtifactError, ConfigError
 
 Autoencoder = Union[VQModel, AutoencoderKL]  # noqa: UP007  diffusers before 0.36 knows no other spelling
@@ -62,6 +62,11 @@ class ImagePrior:
     """Row of `label_embedding` that means "no label"."""
     image_mae: Path | None = None
     folder: Path | None = None
+
+    @property
+    def digest(self) -> str:
+        """Identifies weights and settings; a changed model card or picture beside them is the same prior."""
+        return folder_digest(self.folder, (".safetensors", ".json")) if self.folder else "given"
 
     @property
     def image_size(self) -> int:
