@@ -133,7 +133,7 @@ def test_too_few_pictures_leave_nothing_behind(tmp_path, shapes, shapes_npz):
 
 
 def test_sizes_that_do_not_fit_are_refused():
-    with pytest.raises(ConfigError, match="image_size: Input should be a multiple of 8"):
+    with pytest.raises(ConfigError, match="image_size: input should be a multiple of 8"):
         tiny("image_size=20")
     with pytest.raises(ConfigError, match="image_size 16 must be a multiple of 3"):
         tiny("image_mae.patch_size=3")
