@@ -23,7 +23,7 @@ from cadiff.baselines.retrieval import ClassMean, MeanImage
 from cadiff.baselines.ridge import RidgePixels
 from cadiff.contrast.stage import contrast
 from cadiff.data.dataset import BrainDataset
-from cadiff.data.digit69 import read_digit69
+from cadiff.data.readers.digit69 import read_digit69
 from cadiff.data.splits import k_folds, resplit
 from cadiff.diffuse.pipeline import FmriToImagePipeline, open_pipeline, to_uint8
 from cadiff.diffuse.sampling import trial_noise

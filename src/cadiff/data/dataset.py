@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from cadiff.artifacts import new_folder, provenance, read_json, sha256_file, what_is_at, write_json
+from cadiff.artifacts import read_json, sha256_file, what_is_at
 from cadiff.errors import ArtifactError, DataError
 
 FORMAT = 1
@@ -188,61 +188,22 @@ def write_dataset(
         DataError: shapes that contradict each other, values that are not finite, or a stimulus without a picture.
         ArtifactError: `out` exists.
     """
-    _check_parts(betas, trials, voxels, stimuli, images)
-    with new_folder(out) as folder:
-        (folder / "stimuli").mkdir()
-        rows = []
-        for row in stimuli.to_dict("records"):
-            stimulus_id = str(row["stimulus_id"])
-            file = f"{stimulus_id}.png"
-            Image.fromarray(images[stimulus_id]).convert("RGB").save(
-                folder / "stimuli" / file, compress_level=1
-            )
-            rows.append({**row, "file": file, "sha256": sha256_file(folder / "stimuli" / file)})
-        table = pd.DataFrame(rows, columns=list(dict.fromkeys([*STIMULUS_COLUMNS, *stimuli.columns])))
-        _write_table(table, folder / "stimuli.tsv")
-        trials = trials.assign(trial=range(1, len(trials) + 1))
-        _write_table(
-            trials[[*TRIAL_COLUMNS, *(c for c in trials if c not in TRIAL_COLUMNS)]], folder / "trials.tsv"
-        )
-        voxels = voxels.assign(voxel=range(1, len(voxels) + 1))
-        if "noise_ceiling" not in voxels:
-            voxels = voxels.assign(noise_ceiling=np.nan)
-        first = ["voxel", "rois", "noise_ceiling"]
-        _write_table(voxels[[*first, *(c for c in voxels if c not in first)]], folder / "voxels.tsv")
-        np.save(folder / "betas.npy", np.ascontiguousarray(betas, dtype=np.float32))
-        files = ("betas.npy", "trials.tsv", "voxels.tsv", "stimuli.tsv")
-        about = {"name": name, "subject": subject, "format": FORMAT, **(description or {})}
-        about["sha256"] = {file: sha256_file(folder / file) for file in files}
-        write_json(folder / "dataset_description.json", {**about, "provenance": provenance()})
-    return out
+    from cadiff.data.writer import dataset_writer  # the writer reads back what it wrote, with this file
 
-
-def _check_parts(
-    betas: np.ndarray,
-    trials: pd.DataFrame,
-    voxels: pd.DataFrame,
-    stimuli: pd.DataFrame,
-    images: Mapping[str, np.ndarray],
-) -> None:
     if betas.ndim != 2 or betas.shape != (len(trials), len(voxels)):
         raise DataError(
             f"betas are {betas.shape}, but there are {len(trials)} trials and {len(voxels)} voxels."
         )
-    if not betas.size:
-        raise DataError(f"betas are {betas.shape}: expected at least one trial and one voxel.")
-    bad = ~np.isfinite(betas)
-    if bad.any():
-        raise DataError(
-            f"{int(bad.any(axis=0).sum())} of {betas.shape[1]} voxels hold NaN or infinite values "
-            f"(first: voxel {int(np.flatnonzero(bad.any(axis=0))[0]) + 1}): mask them out before importing."
-        )
-    if unsafe := [str(s) for s in stimuli["stimulus_id"] if "/" in str(s) or str(s).startswith(".")]:
-        raise DataError(
-            f"Stimulus id {unsafe[0]!r} cannot name a file: use ids without '/' and without a leading dot."
-        )
     if missing := [str(s) for s in stimuli["stimulus_id"] if str(s) not in images]:
         raise DataError(f"{len(missing)} stimuli have no picture (first: {missing[0]!r}).")
+    with dataset_writer(out, name=name, subject=subject, voxels=voxels, description=description) as writer:
+        for row in stimuli.to_dict("records"):
+            about = {
+                str(key): value for key, value in row.items() if key not in ("stimulus_id", "file", "sha256")
+            }
+            writer.add_stimulus(str(row["stimulus_id"]), images[str(row["stimulus_id"])], **about)
+        writer.add_trials(betas, trials)
+    return out
 
 
 def _table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
@@ -282,5 +243,6 @@ def _compare(folder: Path, expected: Mapping[str, str]) -> None:
             raise DataError(f"{folder / name} is missing or damaged (checksum differs): import it again.")
 
 
-def _write_table(table: pd.DataFrame, path: Path) -> None:
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """A table with tabs between and n/a for gaps; `read_table` is the inverse."""
     table.to_csv(path, sep="\t", index=False, na_rep="n/a", lineterminator="\n")

@@ -9,7 +9,9 @@ A new format is one new file and one new line in `READERS`; anyone's own reader 
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import json
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from cadiff.artifacts import read_json, write_json
 from cadiff.errors import ConfigError, DataError
 
 Reader = Callable[..., Path]
@@ -33,10 +36,11 @@ class ReaderEntry(NamedTuple):
 
 READERS: dict[str, ReaderEntry] = {
     "digit69": ReaderEntry(
-        "cadiff.data.digit69:read_digit69", "handwritten 6 and 9, van Gerven et al. 2010: the .mat file"
+        "cadiff.data.readers.digit69:read_digit69",
+        "handwritten 6 and 9, van Gerven et al. 2010: the .mat file",
     ),
     "arrays": ReaderEntry(
-        "cadiff.data.arrays:read_arrays", "a folder with betas.npy|npz|csv, trials.tsv and stimuli/"
+        "cadiff.data.readers.arrays:read_arrays", "a folder with betas.npy|npz|csv, trials.tsv and stimuli/"
     ),
 }
 
@@ -62,7 +66,7 @@ def find_reader(name: str) -> Reader:
         raise DataError(f"Reader {name!r}: the module {module!r} has no function {function!r}.") from None
     if not inspect.isfunction(found) or len(inspect.signature(found).parameters) < 2:
         raise DataError(
-            f"Reader {name!r} is not a function (source, out, **options) that writes a dataset: see docs/datasets.md."
+            f"Reader {name!r} is not a function (source, out, **options) that writes a dataset: see docs/datasets."
         )
     return found
 
@@ -73,7 +77,7 @@ def read(name: str, source: Path, out: Path, /, **options: Any) -> Path:
     Args:
         name: a key of `READERS`, or "package.module:function".
         source: what it reads.
-        out: the dataset folder to make; it must not exist.
+        out: the dataset folder to make; it must not exist, unless it is the result of this very import.
         options: keyword options of the reader.
 
     Raises:
@@ -84,7 +88,33 @@ def read(name: str, source: Path, out: Path, /, **options: Any) -> Path:
     if not source.exists():
         raise DataError(f"There is no {source}: give the file or folder that the reader {name!r} reads.")
     refuse_unknown_options(function, options, what=f"reader {name!r}", skip=2)
-    return function(source, out, **options)
+    record = {"reader": name, "options": options, "source": source.name, **fingerprint(source)}
+    if already_imported(out, record):
+        return out
+    made = function(source, out, **options)
+    about = made / "dataset_description.json"
+    if about.is_file():  # a reader of many subjects makes a folder of datasets
+        write_json(about, {**read_json(about), "import": json.loads(json.dumps(record, default=str))})
+    return made
+
+
+def already_imported(out: Path, record: dict[str, Any]) -> bool:
+    """Whether `out` is a dataset that this reader made of this source with these options: importing again is idle."""
+    about = out / "dataset_description.json"
+    return about.is_file() and read_json(about).get("import") == json.loads(json.dumps(record, default=str))
+
+
+def fingerprint(source: Path) -> dict[str, Any]:
+    """What tells a source from a changed one without reading it: its files, their sizes and times of change."""
+    files = [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file())
+    digest = hashlib.sha256()
+    total = 0
+    for path in files:
+        facts = path.stat()
+        total += facts.st_size
+        name = path.name if source.is_file() else path.relative_to(source).as_posix()
+        digest.update(f"{name}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode(errors="surrogateescape"))
+    return {"files": len(files), "bytes": total, "listing_sha256": digest.hexdigest()}
 
 
 def refuse_unknown_options(

@@ -7,7 +7,7 @@ import pytest
 from scipy.io import savemat
 
 from cadiff.data.dataset import BrainDataset
-from cadiff.data.digit69 import read_digit69
+from cadiff.data.readers.digit69 import read_digit69
 from cadiff.errors import DataError
 
 

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from cadiff.data.arrays import read_arrays
 from cadiff.data.dataset import BrainDataset
 from cadiff.data.readers import READERS, find_reader, parse_options, read
+from cadiff.data.readers.arrays import read_arrays
 from cadiff.errors import ConfigError, DataError
 
 BETAS = np.arange(20, dtype=np.float64).reshape(5, 4) / 7
@@ -109,10 +109,12 @@ def test_every_reader_of_the_table_exists(name):
 
 
 def test_a_reader_of_someone_elses_is_found_by_module_and_function():
-    assert find_reader("cadiff.data.arrays:read_arrays") is read_arrays
+    assert find_reader("cadiff.data.readers.arrays:read_arrays") is read_arrays
 
 
-@pytest.mark.parametrize("name", ["god2", "no_such_module:read", "cadiff.data.arrays:no_such_function"])
+@pytest.mark.parametrize(
+    "name", ["god2", "no_such_module:read", "cadiff.data.readers.arrays:no_such_function"]
+)
 def test_an_unknown_reader_is_refused(name):
     with pytest.raises(DataError, match=name.partition(":")[0]):
         find_reader(name)
