@@ -90,3 +90,13 @@ def test_betas_that_the_disk_changed_are_noticed(tmp_path, rng):
             file.seek(-1, io.SEEK_END)
             file.write(b"\xff")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_stimulus_may_be_known_by_its_label_only(tmp_path):
+    with dataset_writer(tmp_path / "out", name="n", subject="s", voxels=VOXELS) as writer:
+        writer.add_stimulus("cat", None, label="cat")
+        writer.add_trials(np.ones((2, 7)), trials(["cat", "cat"]))
+    data = BrainDataset.open(tmp_path / "out", verify=True)
+    assert data.stimuli.at["cat", "label"] == "cat"
+    with pytest.raises(DataError, match="only the label is known"):
+        data.image("cat")

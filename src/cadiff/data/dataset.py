@@ -5,6 +5,7 @@ betas.npy                   float32 (trials, voxels), memory-mapped
 trials.tsv                  trial, stimulus_id, split (train | test | unlabelled), session, run, repeat
 voxels.tsv                  voxel, rois (comma list), noise_ceiling (fraction of single-trial variance, n/a unknown)
 stimuli.tsv + stimuli/      stimulus_id, file, sha256, label (WordNet id or name), imagenet_index, licence
+                            (file and sha256 n/a: only the label is known)
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ class BrainDataset:
             voxels = _table(folder / "voxels.tsv", ("voxel", "rois", "noise_ceiling"))
             stimuli = _table(folder / "stimuli.tsv", STIMULUS_COLUMNS).set_index("stimulus_id")
             if verify:
-                _compare(folder / "stimuli", dict(zip(stimuli["file"], stimuli["sha256"], strict=True)))
+                pictures = stimuli.dropna(subset="file")
+                _compare(folder / "stimuli", dict(zip(pictures["file"], pictures["sha256"], strict=True)))
         except ArtifactError as error:
             raise DataError(str(error)) from None
         for column in ("trial", "session", "run", "repeat"):
@@ -110,7 +112,13 @@ class BrainDataset:
         """The picture, uint8 (H, W, 3)."""
         if stimulus_id not in self.stimuli.index:
             raise DataError(f"{self.folder}: stimuli.tsv has no stimulus {stimulus_id!r}.")
-        path = self.folder / "stimuli" / str(self.stimuli.at[stimulus_id, "file"])
+        file = self.stimuli.at[stimulus_id, "file"]
+        if not isinstance(file, str):
+            raise DataError(
+                f"{self.folder}: of stimulus {stimulus_id!r} only the label is known, there is no picture. "
+                "Reconstruction and scoring need pictures."
+            )
+        path = self.folder / "stimuli" / file
         try:
             with Image.open(path) as image:
                 return np.asarray(image.convert("RGB"))

@@ -108,9 +108,10 @@ def warnings(dataset: BrainDataset) -> list[str]:
         found.append(
             f"{constant} voxels never change; they carry nothing and stay at zero after normalisation."
         )
-    if missing := [
-        s for s, f in dataset.stimuli["file"].items() if not (dataset.folder / "stimuli" / str(f)).is_file()
-    ]:
+    if unseen := int(dataset.stimuli["file"].isna().sum()):
+        found.append(f"of {unseen} stimuli only the label is known: they can be decoded, not reconstructed.")
+    pictures = dataset.stimuli["file"].dropna()
+    if missing := [s for s, f in pictures.items() if not (dataset.folder / "stimuli" / str(f)).is_file()]:
         found.append(f"{len(missing)} stimuli have no picture in stimuli/ (first: {missing[0]!r}).")
     if dataset.stimuli["label"].isna().any():
         found.append("some stimuli have no class label: label baselines and splits by class cannot use them.")

@@ -92,8 +92,10 @@ class DatasetWriter:
         self._trials.append(trials)
         self.num_trials += len(trials)
 
-    def add_stimulus(self, stimulus_id: str, picture: np.ndarray | Path, **about: Any) -> None:
+    def add_stimulus(self, stimulus_id: str, picture: np.ndarray | Path | None, **about: Any) -> None:
         """Adds a picture: uint8 (H, W, 3) or (H, W), stored as PNG, or a file (JPEG and PNG are copied as they are).
+
+        None adds a stimulus of which only the label is known: it can be decoded, not reconstructed.
 
         about: `label`, `imagenet_index`, `licence` and any further columns of stimuli.tsv.
         """
@@ -103,13 +105,11 @@ class DatasetWriter:
             raise DataError(
                 f"Stimulus id {stimulus_id!r} cannot name a file: use ids without '/' and without a leading dot."
             )
-        target = self._place(stimulus_id, picture)
-        self._stimuli[stimulus_id] = {
-            "stimulus_id": stimulus_id,
-            **about,
-            "file": target.name,
-            "sha256": sha256_file(target),
-        }
+        row = {"stimulus_id": stimulus_id, **about, "file": None, "sha256": None}
+        if picture is not None:
+            target = self._place(stimulus_id, picture)
+            row |= {"file": target.name, "sha256": sha256_file(target)}
+        self._stimuli[stimulus_id] = row
 
     def close(self) -> None:
         """Closes the betas file; `complete` may follow."""
@@ -124,7 +124,7 @@ class DatasetWriter:
             )
         shown = trials.loc[trials["split"] != "unlabelled", "stimulus_id"]
         if missing := [name for name in dict.fromkeys(shown) if name not in self._stimuli]:
-            raise DataError(f"{len(missing)} stimuli have no picture (first: {missing[0]!r}).")
+            raise DataError(f"{len(missing)} stimuli of the trials were not added (first: {missing[0]!r}).")
         with (self.folder / "betas.npy").open("rb+") as file:
             self._file = file
             self._write_header()

@@ -35,12 +35,36 @@ class ReaderEntry(NamedTuple):
 
 
 READERS: dict[str, ReaderEntry] = {
+    "god": ReaderEntry(
+        "cadiff.data.readers.god:read_god",
+        "Generic Object Decoding, Horikawa & Kamitani 2017: the npz folder, or Subject*.h5",
+    ),
+    "bold5000": ReaderEntry(
+        "cadiff.data.readers.bold5000:read_bold5000",
+        "BOLD5000, Chang et al. 2019: the folder with GLMsingle ROI betas and stimuli",
+    ),
+    "hcp": ReaderEntry(
+        "cadiff.data.readers.hcp:read_hcp", "Human Connectome Project: dtseries.nii or HCP_visual_voxel.npz"
+    ),
+    "nsd": ReaderEntry(
+        "cadiff.data.readers.nsd:read_nsd", "Natural Scenes Dataset, Allen et al. 2022: the release's folder"
+    ),
+    "bids": ReaderEntry(
+        "cadiff.data.readers.bids:read_bids", "fMRIPrep derivatives and events: trial-wise betas by a GLM"
+    ),
+    "miyawaki": ReaderEntry(
+        "cadiff.data.readers.miyawaki:read_miyawaki", "contrast patterns, Miyawaki et al. 2008: the .mat file"
+    ),
     "digit69": ReaderEntry(
         "cadiff.data.readers.digit69:read_digit69",
         "handwritten 6 and 9, van Gerven et al. 2010: the .mat file",
     ),
+    "objects81": ReaderEntry(
+        "cadiff.data.readers.objects81:read_objects81", "81 object categories, labels only: the pickle"
+    ),
     "arrays": ReaderEntry(
-        "cadiff.data.readers.arrays:read_arrays", "a folder with betas.npy|npz|csv, trials.tsv and stimuli/"
+        "cadiff.data.readers.arrays:read_arrays",
+        "a folder with betas.npy|npz|mat|csv, trials.tsv and stimuli/",
     ),
 }
 
