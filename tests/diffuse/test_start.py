@@ -70,3 +70,19 @@ def test_latent_start_recovers_low_rank_latents():
     torch.testing.assert_close(start(betas), latents.flatten(1), atol=0.1, rtol=0.1)
     torch.testing.assert_close(start.mean, latents.flatten(1).mean(0))
     assert start.components.shape == (3, 48)
+
+
+def test_the_penalty_does_not_follow_the_noise_of_unseen_classes():
+    """Held-out classes tell nothing here, so any penalty might win on them; the one that stimuli choose is taken."""
+    g = torch.Generator().manual_seed(3)
+    code, table = torch.randn(10, 40, generator=g), torch.randn(10, 6, generator=g)
+    label = torch.arange(10).repeat_interleave(4)
+    betas = code[label] + 0.5 * torch.randn(40, 40, generator=g)
+    stimuli, classes = [str(i) for i in range(40)], [str(int(i)) for i in label]
+    plain = fit_ridge(betas, table[label], stimuli, score="cosine")
+    apart = fit_ridge(betas, table[label], stimuli, score="cosine", hold_out=classes)
+    assert apart.penalty == plain.penalty and apart.score == plain.score
+    torch.testing.assert_close(apart.weight, plain.weight)
+    cosine = torch.nn.functional.cosine_similarity
+    assert cosine(plain.held_out, table[label]).mean() > 0.9
+    assert cosine(apart.held_out, table[label]).mean() < 0.5

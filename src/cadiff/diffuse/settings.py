@@ -48,7 +48,8 @@ class DiffuseConfig(Config):
     label_start: bool = False
     """Begin the context at a ridge prediction of the label embedding (ours)."""
     start_groups: Literal["stimulus", "class"] = "stimulus"
-    """What the cross-validation of the starts holds out together."""
+    """What the label starts that training trials get leave out: their own stimulus, or all of its class (as for test
+    classes that were never seen). The ridge penalty is always chosen by stimulus."""
     latent_start: int = Field(0, ge=0)
     """Components of a ridge from betas to latents, from which sampling may begin; 0 for none (ours)."""
     sparsify_rate: float = Field(0.2, ge=0, lt=1)

@@ -48,6 +48,7 @@ def fit_ridge(
     groups: Sequence[str],
     *,
     score: Literal["cosine", "r2"],
+    hold_out: Sequence[str] | None = None,
     num_folds: int = 5,
     seed: int = 0,
 ) -> RidgeFit:
@@ -56,26 +57,38 @@ def fit_ridge(
     Args:
         betas: (n, V) preprocessed betas.
         targets: (n, C).
-        groups: (n,) names; trials of one group are held out together (stimulus, or class).
+        groups: (n,) names, the stimuli; trials of one group are held out together where penalties are compared.
+        hold_out: (n,) names of larger groups, such as classes, whose trials `held_out` predicts from the others; `groups`
+            by default. Penalties are not compared on them: what is unseen in whole classes can be so little that the
+            comparison is one of noise, and any penalty may win.
         score: what the penalty maximises on held-out trials: mean cosine (when only the direction is used), or the
             fraction of variance explained.
         num_folds: cross-validation folds; fewer when there are fewer groups.
         seed: of the folds.
     """
     x, y = betas.double(), targets.double()
-    folds = k_folds(groups, min(num_folds, len(set(groups))), seed)
-    held_out = x.new_empty(len(PENALTIES), len(x), y.shape[1])
-    for inside, outside in folds:
+    guesses = _held_out(x, y, groups, PENALTIES.tolist(), num_folds, seed)
+    quality = [_cosine(guess, y) if score == "cosine" else _explained(guess, y) for guess in guesses]
+    best = max(range(len(quality)), key=quality.__getitem__)
+    penalty = float(PENALTIES[best])
+    held_out = guesses[best]
+    if hold_out is not None and list(hold_out) != list(groups):
+        held_out = _held_out(x, y, hold_out, [penalty], num_folds, seed)[0]
+    weight, bias = _Ridge(x, y).solve(penalty)
+    return RidgeFit(weight.float(), bias.float(), penalty, quality[best], held_out.float())
+
+
+def _held_out(
+    x: Tensor, y: Tensor, groups: Sequence[str], penalties: Sequence[float], num_folds: int, seed: int
+) -> Tensor:
+    """(penalties, n, C): every trial predicted by a fit that never saw its group."""
+    held_out = x.new_empty(len(penalties), len(x), y.shape[1])
+    for inside, outside in k_folds(groups, min(num_folds, len(set(groups))), seed):
         fit = _Ridge(x[inside], y[inside])
         scores = fit.project(x[outside])  # one product with the betas serves every penalty
-        for i, penalty in enumerate(PENALTIES):
-            held_out[i, outside] = fit.predict(scores, float(penalty))
-    quality = [_cosine(guess, y) if score == "cosine" else _explained(guess, y) for guess in held_out]
-    best = max(range(len(quality)), key=quality.__getitem__)
-    weight, bias = _Ridge(x, y).solve(float(PENALTIES[best]))
-    return RidgeFit(
-        weight.float(), bias.float(), float(PENALTIES[best]), quality[best], held_out[best].float()
-    )
+        for i, penalty in enumerate(penalties):
+            held_out[i, outside] = fit.predict(scores, penalty)
+    return held_out
 
 
 @dataclass(frozen=True)
@@ -91,7 +104,14 @@ class LabelStart:
 
     @classmethod
     def fit(
-        cls, betas: Tensor, labels: Tensor, table: Tensor, groups: Sequence[str], *, seed: int = 0
+        cls,
+        betas: Tensor,
+        labels: Tensor,
+        table: Tensor,
+        groups: Sequence[str],
+        *,
+        hold_out: Sequence[str] | None = None,
+        seed: int = 0,
     ) -> tuple[LabelStart, Tensor, RidgeFit]:
         """Fits the start on training trials.
 
@@ -99,13 +119,14 @@ class LabelStart:
             betas: (n, V) preprocessed betas of training trials.
             labels: (n,) row of `table` of each trial.
             table: (classes, C) label embeddings.
-            groups: (n,) what is held out together in cross-validation.
+            groups: (n,) the stimulus of each trial.
+            hold_out: (n,) what the held-out values leave out together, such as classes; `groups` by default.
 
         Returns:
             The start; its held-out value (n, C) for each training trial, which tuning reads instead of the in-sample one
             (that would be far better than the values of test trials, and the model would learn to trust it); and the fit.
         """
-        ridge = fit_ridge(betas, table[labels], groups, score="cosine", seed=seed)
+        ridge = fit_ridge(betas, table[labels], groups, score="cosine", hold_out=hold_out, seed=seed)
         start = cls(ridge.weight, ridge.bias, table[labels.unique()].norm(dim=1).mean())
         return start, scale_to(ridge.held_out, start.norm), ridge
 

@@ -80,12 +80,13 @@ def fit_label_start(
     if not labels or prior.label_embedding is None:
         return None, trials, {}
     known = [i for i, place in enumerate(trials.stimulus) if trials.stimulus_ids[place] in labels]
-    groups = _groups(config, data, trials)
+    stimuli, groups = _stimuli(trials), _groups(config, data, trials)
     start, held_out, ridge = LabelStart.fit(
         trials.betas[known],
         torch.tensor([labels[trials.stimulus_ids[trials.stimulus[i]]] for i in known]),
         prior.label_embedding,
-        [groups[i] for i in known],
+        [stimuli[i] for i in known],
+        hold_out=[groups[i] for i in known],
         seed=config.fit.seed,
     )
     values = start(trials.betas)  # trials of unknown classes took no part in the fit: theirs are held out too
@@ -104,11 +105,15 @@ def fit_latent_start(
     start, ridge = LatentStart.fit(
         trials.betas,
         whole,
-        _groups(config, data, trials),
+        _stimuli(trials),
         num_components=config.latent_start,
         seed=config.fit.seed,
     )
     return start, {"latent_start": {"explained": ridge.score, "penalty": ridge.penalty}}
+
+
+def _stimuli(trials: Trials) -> list[str]:
+    return [trials.stimulus_ids[i] for i in trials.stimulus]
 
 
 def _groups(config: DiffuseConfig, data: BrainDataset, trials: Trials) -> list[str]:
