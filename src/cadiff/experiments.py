@@ -31,6 +31,7 @@ STAGES: dict[str, str] = {
     "reconstruct": "cadiff.diffuse.reconstruct:ReconstructConfig",
     "evaluate": "cadiff.evaluate.stage:EvaluateConfig",
 }
+OTHERS = {"prepare": "cadiff.data.prepare:PrepareConfig"}
 
 
 class CorpusConfig(Config):
@@ -43,8 +44,8 @@ class CorpusConfig(Config):
 
 
 def stage_config(section: str, preset: str | Path | None, overrides: Sequence[str] = ()) -> Any:
-    """The validated settings of one stage of a preset."""
-    module, _, name = STAGES[section].partition(":")
+    """The validated settings of one stage of a preset, or of another part that has settings."""
+    module, _, name = {**STAGES, **OTHERS}[section].partition(":")
     cls: type[Config] = getattr(import_module(module), name)
     return load_config(cls, section, preset, overrides)
 

@@ -162,3 +162,14 @@ def test_chunks_do_not_change_the_statistics(monkeypatch):
     whole = Preprocessor.fit(betas())
     monkeypatch.setattr("cadiff.data.preprocess.CHUNK_ROWS", 7)
     np.testing.assert_allclose(Preprocessor.fit(betas()).std, whole.std, rtol=1e-6)
+
+
+def test_stretching_interpolates_between_neighbours(rng):
+    values = rng.normal(size=(3, 7))
+    stretched = fit_length(values, 25, "stretch")
+    for row, expected in zip(stretched, values, strict=True):
+        np.testing.assert_allclose(row, np.interp(np.linspace(0, 6, 25), np.arange(7), expected), atol=1e-12)
+    np.testing.assert_array_equal(fit_length(values, 7, "stretch"), values)
+    np.testing.assert_array_equal(
+        fit_length(values[:, :1], 4, "stretch"), np.repeat(values[:, :1], 4, axis=1)
+    )

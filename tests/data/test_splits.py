@@ -5,7 +5,14 @@ import pandas as pd
 import pytest
 
 from cadiff.data.dataset import BrainDataset, write_dataset
-from cadiff.data.splits import average_repeats, check_disjoint, k_folds, resplit, split_train
+from cadiff.data.splits import (
+    average_repeats,
+    check_disjoint,
+    k_folds,
+    resplit,
+    split_train,
+    write_folds,
+)
 from cadiff.errors import ConfigError, DataError
 
 
@@ -107,3 +114,18 @@ def test_resplit_moves_stimuli_and_changes_nothing_else(tmp_path):
     assert set(fewer.stimuli.index) == {"a2", "b1"}
     with pytest.raises(DataError, match="shows no stimulus 'zz'"):
         resplit(ds, tmp_path / "none", ["zz"])
+
+
+def test_folds_on_disk_test_every_training_stimulus_once_and_never_the_test_trials(tmp_path):
+    ds = make(tmp_path, [f"a{i}" for i in range(7)] * 2, ["b1", "b2"])
+    folders = write_folds(ds, tmp_path / "folds", 3, seed=1)
+    tested = []
+    for folder in folders:
+        fold = BrainDataset.open(folder, verify=True)
+        check_disjoint(fold)
+        assert len(fold.trials) == 14 and not set(fold.trials["stimulus_id"]) & {"b1", "b2"}
+        tested += fold.stimulus_ids("test")
+    assert sorted(tested) == [f"a{i}" for i in range(7)]
+    with pytest.raises(DataError, match="cannot be split"):
+        write_folds(ds, tmp_path / "more", 9)
+    assert not (tmp_path / "more").exists()

@@ -1,7 +1,8 @@
 """The `cadiff` command: verbs only. Each parses its arguments, calls one function and prints the next command.
 
     stages.py   the flow from `simulate` to `report`, and `demo` and `run`, which are all of it
-    tools.py    `data import`, `data describe`, `prior train`, `presets`, `settings`
+    data.py     `data import`, `data doctor` and the other verbs about datasets
+    tools.py    `prior train`, `presets`, `settings`
     options.py  what they share
 
 Every import of a room happens inside the verb that needs it, so `cadiff --help` answers at once and without torch.
@@ -21,7 +22,7 @@ import typer
 from typer.core import TyperGroup
 
 from cadiff import __version__
-from cadiff.cli import stages, tools
+from cadiff.cli import data, stages, tools
 from cadiff.errors import UserError
 
 # What the disk refuses is the user's to mend: nothing of ours is at fault, and a traceback would hide the path.
@@ -66,7 +67,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 data_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode="markdown", help="Import and describe datasets."
+    no_args_is_help=True, rich_markup_mode="markdown", help="Import, check and prepare datasets."
 )
 prior_app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Train image priors.")
 app.add_typer(data_app, name="data")
@@ -87,10 +88,17 @@ VERBS = {
     "presets": tools.presets,
     "settings": tools.settings,
 }
+DATA_VERBS = {
+    "import": data.data_import,
+    "formats": data.data_formats,
+    "describe": data.data_describe,
+    "split": data.data_split,
+    "prepare": data.data_prepare,
+}
 for _name, _function in VERBS.items():
     app.command(_name)(_function)
-data_app.command("import")(tools.data_import)
-data_app.command("describe")(tools.data_describe)
+for _name, _function in DATA_VERBS.items():
+    data_app.command(_name)(_function)
 prior_app.command("train")(tools.prior_train)
 
 

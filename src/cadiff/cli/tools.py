@@ -1,4 +1,4 @@
-"""The verbs beside the flow: data import and describe, prior train, presets, settings."""
+"""The verbs beside the flow: prior train, presets, settings."""
 
 from __future__ import annotations
 
@@ -10,49 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import yaml
 
-from cadiff.cli.options import STAGES, Dataset, Options, Out, Preset, Resume, Set, load, next_command
+from cadiff.cli.options import STAGES, Out, Preset, Resume, Set, load
 from cadiff.errors import UserError
 
 if TYPE_CHECKING:
     from cadiff.config import Config
-
-
-def data_import(
-    reader: Annotated[
-        str, typer.Argument(help="`digit69`, `arrays`, or your own as `package.module:function`.")
-    ],
-    source: Annotated[Path, typer.Argument(help="What the reader reads; it is not changed.")],
-    out: Annotated[Path, typer.Argument(help="Dataset folder to make; never overwritten.")],
-    set_: Options = None,
-) -> None:
-    """Turn data in another format into a dataset folder.
-
-    - `cadiff data import digit69 digit69_28x28.mat data/digit69 --set canvas=32`
-    - `cadiff data import arrays my-scans data/sub-01 --set subject=sub-01`
-    """
-    from cadiff.data.readers import parse_options, read
-
-    made = read(reader, source, out, **parse_options(set_ or []))
-    next_command("data", "describe", made)
-
-
-def data_describe(
-    dataset: Dataset,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Also compare every file with its checksum.")
-    ] = False,
-) -> None:
-    """What is in a dataset: trials, stimuli, voxels, noise ceilings, hashes, and what looks wrong.
-
-    - `cadiff data describe data/sub-01 --verify`
-    """
-    from rich.console import Console
-
-    from cadiff.data.dataset import BrainDataset
-    from cadiff.data.describe import describe
-
-    Console().print(describe(BrainDataset.open(dataset, verify=verify)))
-    next_command("contrast", dataset, out=Path("runs/contrast"))
 
 
 def prior_train(

@@ -26,8 +26,9 @@ class PreprocessConfig(Config):
 
     normalise: Literal["scalar", "voxel", "none"] = "voxel"
     """One mean and std for all voxels (scalar), one a voxel, or none; always of the training trials."""
-    length_policy: Literal["wrap", "pad", "truncate"] = "wrap"
-    """How to reach a whole number of patches or a checkpoint's length: repeat from the start, zeros, or cut."""
+    length_policy: Literal["wrap", "pad", "stretch", "truncate"] = "wrap"
+    """How to reach a whole number of patches or a checkpoint's length: repeat from the start, append zeros, interpolate
+    between neighbouring voxels, or cut."""
     match_repeat_spread: bool = False
     """Rescale averages of repeats per voxel to the spread of single training trials (needs noise ceilings)."""
     rois: list[str] | None = None
@@ -79,7 +80,7 @@ class Preprocessor:
             raise DataError(
                 f"Training betas have the shape {tuple(betas_train.shape)}; expected (trials, voxels) with at least one of each."
             )
-        index = _choose_voxels(betas_train.shape[1], config.rois, voxels)
+        index = choose_voxels(betas_train.shape[1], config.rois, voxels)
         means, stds = _moments(betas_train, index)
         if config.normalise == "voxel":
             mean, std = means, stds
@@ -157,10 +158,20 @@ def repeat_scale(noise_ceiling: np.ndarray, repeats: np.ndarray) -> np.ndarray:
     return 1.0 / np.sqrt(signal + (1.0 - signal) / repeats)
 
 
-def fit_length(values: np.ndarray, num_voxels: int, policy: Literal["wrap", "pad", "truncate"]) -> np.ndarray:
-    """values (n, K) as (n, num_voxels): too long is cut at the end; too short repeats from the start
-    (more than once where needed), or with `pad` ends in zeros, which is the training mean of a normalised voxel."""
+def fit_length(
+    values: np.ndarray, num_voxels: int, policy: Literal["wrap", "pad", "stretch", "truncate"]
+) -> np.ndarray:
+    """values (n, K) as (n, num_voxels). `stretch` interpolates linearly along the voxel axis, first and last voxel kept.
+
+    Otherwise too long is cut at the end; too short repeats from the start (more than once where needed), or with `pad`
+    ends in zeros, which is the training mean of a normalised voxel.
+    """
     count = values.shape[1]
+    if policy == "stretch" and count != num_voxels:
+        place = np.linspace(0, count - 1, num_voxels)
+        before = np.minimum(place.astype(int), max(count - 2, 0))
+        share = (place - before).astype(values.dtype)
+        return values[:, before] * (1 - share) + values[:, np.minimum(before + 1, count - 1)] * share
     if count >= num_voxels:
         return np.ascontiguousarray(values[:, :num_voxels])
     if policy == "pad":
@@ -182,7 +193,11 @@ def _target_length(count: int, patch_size: int, num_voxels: int | None, policy: 
     return num_voxels
 
 
-def _choose_voxels(count: int, rois: list[str] | None, voxels: Any) -> np.ndarray:
+def choose_voxels(count: int, rois: list[str] | None, voxels: Any) -> np.ndarray:
+    """Positions (K,) int64 of the voxels in any of these ROIs, of all when `rois` is None.
+
+    voxels: table of `count` rows with a column `rois` ("V1,VC"). Raises DataError for unknown ROIs and no table.
+    """
     if rois is None:
         return np.arange(count, dtype=np.int64)
     if voxels is None or len(voxels) != count:

@@ -8,7 +8,9 @@ from typing import Literal
 
 import numpy as np
 
-from cadiff.data.dataset import BrainDataset, write_dataset
+from cadiff.artifacts import new_folder
+from cadiff.data.dataset import BrainDataset
+from cadiff.data.writer import CHUNK_ROWS, copy_stimuli, dataset_writer
 from cadiff.errors import ConfigError, DataError
 
 Rows = np.ndarray
@@ -145,21 +147,39 @@ def resplit(dataset: BrainDataset, out: Path, test: Sequence[str], rows: Rows | 
         raise DataError(
             f"{dataset.folder} shows no stimulus {unknown[0]!r}, so it cannot be a test stimulus."
         )
-    stimuli = dataset.stimuli.reset_index()
-    shown = stimuli[stimuli["stimulus_id"].isin(trials["stimulus_id"])]
     about = {
         key: value
         for key, value in dataset.description.items()
-        if key not in {"sha256", "provenance", "format"}
+        if key not in {"sha256", "provenance", "format", "import"}
     }
-    return write_dataset(
-        out,
-        name=about.pop("name"),
-        subject=about.pop("subject"),
-        betas=np.asarray(dataset.betas[rows]),
-        trials=trials.assign(split=np.where(trials["stimulus_id"].isin(list(test)), "test", "train")),
-        voxels=dataset.voxels,
-        stimuli=shown.drop(columns=["file", "sha256"]),
-        images={str(name): dataset.image(str(name)) for name in shown["stimulus_id"]},
-        description={**about, "resplit": {"test_stimuli": list(test)}},
-    )
+    about["resplit"] = {"test_stimuli": list(test)}
+    name, subject = about.pop("name"), about.pop("subject")
+    trials["split"] = np.where(trials["stimulus_id"].isin(list(test)), "test", "train")
+    with dataset_writer(
+        out, name=name, subject=subject, voxels=dataset.voxels.drop(columns="voxel"), description=about
+    ) as writer:
+        copy_stimuli(dataset, writer, set(trials["stimulus_id"]))
+        for start in range(0, len(rows), CHUNK_ROWS):
+            some = slice(start, start + CHUNK_ROWS)
+            writer.add_trials(dataset.betas[rows[some]], trials.iloc[some])
+    return out
+
+
+def write_folds(
+    dataset: BrainDataset,
+    out: Path,
+    num_folds: int,
+    *,
+    by: Literal["stimulus", "class"] = "stimulus",
+    seed: int = 0,
+) -> list[Path]:
+    """Writes `num_folds` datasets out/fold-1, ...: each training stimulus (or class) is tested in exactly one of them.
+
+    The dataset's own test trials are in none of them, so they stay unseen. All folds appear together or none.
+    """
+    folds = k_folds(dataset, num_folds, seed, by)
+    ids = dataset.trials["stimulus_id"].to_numpy(dtype=str)
+    with new_folder(out) as folder:
+        for number, (_, held) in enumerate(folds, start=1):
+            resplit(dataset, folder / f"fold-{number}", sorted(set(ids[held])), dataset.rows("train"))
+    return [out / f"fold-{number}" for number in range(1, num_folds + 1)]

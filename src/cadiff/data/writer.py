@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -62,6 +62,16 @@ def dataset_writer(
             writer.close()
         about = {"name": name, "subject": subject, "format": FORMAT, **(description or {})}
         writer.complete(about, drop=bad_voxels == "drop")
+
+
+def copy_stimuli(dataset: BrainDataset, writer: DatasetWriter, only: Collection[str] | None = None) -> None:
+    """Hands the stimuli of a dataset (or those of some ids) to a writer, pictures as the files they are."""
+    for row in dataset.stimuli.reset_index().to_dict("records"):
+        stimulus_id = str(row["stimulus_id"])
+        if only is None or stimulus_id in only:
+            about = {str(k): v for k, v in row.items() if k not in ("stimulus_id", "file", "sha256")}
+            file = dataset.folder / "stimuli" / row["file"] if isinstance(row["file"], str) else None
+            writer.add_stimulus(stimulus_id, file, **about)
 
 
 class DatasetWriter:

@@ -1,0 +1,125 @@
+"""The verbs about datasets: import, describe, doctor, split, prepare, merge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cadiff.cli.options import Dataset, Options, Out, Set, load, next_command
+from cadiff.errors import ConfigError
+
+
+def data_import(
+    reader: Annotated[
+        str,
+        typer.Argument(help="A format (`cadiff data formats`), or your own as `package.module:function`."),
+    ],
+    source: Annotated[Path, typer.Argument(help="What the reader reads; it is not changed.")],
+    out: Annotated[Path, typer.Argument(help="Dataset folder to make; never overwritten.")],
+    set_: Options = None,
+) -> None:
+    """Turn data in another format into a dataset folder.
+
+    - `cadiff data import god Kamitani/npz data/god-3 --set subject=3`
+    - `cadiff data import arrays my-scans data/sub-01 --set subject=sub-01`
+
+    Importing the same source again with the same options changes nothing.
+    """
+    from cadiff.data.readers import parse_options, read
+
+    made = read(reader, source, out, **parse_options(set_ or []))
+    if (made / "dataset_description.json").is_file():
+        next_command("data", "doctor", made)
+    else:  # a reader of many subjects made a folder of datasets
+        next_command(
+            "data", "merge", *sorted(made.iterdir())[:2], "...", out=made.with_name(made.name + "-merged")
+        )
+
+
+def data_formats() -> None:
+    """List the formats that `cadiff data import` reads."""
+    from cadiff.data.readers import READERS
+
+    width = max(map(len, READERS))
+    for name, entry in READERS.items():
+        typer.echo(f"{name:<{width}}  {entry.help}")
+
+
+def data_describe(
+    dataset: Dataset,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Also compare every file with its checksum.")
+    ] = False,
+) -> None:
+    """What is in a dataset: trials, stimuli, voxels, noise ceilings, hashes, and what looks wrong.
+
+    - `cadiff data describe data/sub-01 --verify`
+    """
+    from rich.console import Console
+
+    from cadiff.data.dataset import BrainDataset
+    from cadiff.data.describe import describe
+
+    Console().print(describe(BrainDataset.open(dataset, verify=verify)))
+    next_command("contrast", dataset, out=Path("runs/contrast"))
+
+
+def data_split(
+    dataset: Dataset,
+    out: Out,
+    test: Annotated[
+        str | None, typer.Option(help="Stimuli to test on, ids with commas between.", show_default=False)
+    ] = None,
+    fraction: Annotated[
+        float | None, typer.Option(help="Test on this share of the training stimuli.", show_default=False)
+    ] = None,
+    folds: Annotated[
+        int | None, typer.Option(help="Make this many datasets for cross-validation.", show_default=False)
+    ] = None,
+    by: Annotated[str, typer.Option(help="Keep `stimulus` or whole `class` together.")] = "stimulus",
+    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+) -> None:
+    """Choose which stimuli are tested; no stimulus is ever on both sides.
+
+    - `cadiff data split data/sub-01 --out data/sub-01-val --fraction 0.1 --by class`   (validation; test trials stay unseen)
+    - `cadiff data split data/digit69 --out data/digit69-folds --folds 5`
+    - `cadiff data split data/miyawaki --out data/miyawaki-s --test image-07`
+    """
+    from cadiff.data.dataset import BrainDataset
+    from cadiff.data.splits import resplit, split_train, write_folds
+
+    if by not in ("stimulus", "class"):
+        raise ConfigError(f"--by {by!r}: choose stimulus or class.")
+    if sum(option is not None for option in (test, fraction, folds)) != 1:
+        raise ConfigError("Say how to split: exactly one of --test, --fraction and --folds.")
+    data = BrainDataset.open(dataset)
+    if folds is not None:
+        made = write_folds(data, out, folds, by=by, seed=seed)
+        typer.echo("\n".join(f"fold: {folder}" for folder in made))
+        return
+    if fraction is not None:
+        held = split_train(data, fraction, seed, by)[1]
+        chosen, rows = sorted(set(data.trials["stimulus_id"].to_numpy()[held])), data.rows("train")
+    else:
+        chosen, rows = [name.strip() for name in (test or "").split(",") if name.strip()], None
+    next_command("data", "describe", resplit(data, out, chosen, rows))
+
+
+def data_prepare(dataset: Dataset, out: Out, set_: Set = None) -> None:
+    """Choose ROIs, z-score within runs or sessions, keep reliable voxels; all fitted on training trials.
+
+    - `cadiff data prepare data/god-3 --out data/god-3-vc --set rois=[VC]`
+    - `cadiff data prepare data/nsd-1 --out data/nsd-1-z --set normalise=voxel --set within=session`
+
+    The stages normalise and fit lengths on their own; this is for what must happen before. `cadiff settings prepare`
+    lists what can be set.
+    """
+    from cadiff.data.dataset import BrainDataset
+    from cadiff.data.prepare import prepare
+
+    made = prepare(BrainDataset.open(dataset), out, load("prepare", None, set_))
+    for line in BrainDataset.open(made).description["prepared"][-1]["changes"]:
+        typer.echo(line)
+    next_command("data", "doctor", made)
