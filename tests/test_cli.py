@@ -57,7 +57,8 @@ def test_other_stages_take_preset_set_and_out(verb):
 def test_no_hyperparameter_became_a_flag():
     allowed = {
         "--preset", "--set", "--out", "--resume", "--dataset", "--encoder", "--prior", "--pipeline", "--images",
-        "--image-mae", "--verify",
+        "--image-mae", "--verify", "--stimuli", "--against", "--pattern", "--table", "--test", "--fraction", "--folds",
+        "--by", "--seed", "--html", "--json",
     }  # fmt: skip
     assert set.union(*(flags(verb) for verb in VERBS)) <= allowed
 
@@ -214,7 +215,7 @@ def test_settings_are_printed_as_set_reads_them():
 
 
 def test_the_report_of_a_baseline_stands_beside_the_report_of_the_method(monkeypatch, tmp_path):
-    monkeypatch.setattr("cadiff.evaluate.stage.evaluate", lambda *arguments: arguments[-1])
+    monkeypatch.setattr("cadiff.evaluate.stage.evaluate", lambda *arguments, **_: arguments[-1])
     pages = [
         shlex.split(run("evaluate", "r", "--dataset", "d", "--out", tmp_path / out).output)[-1]
         for out in ("evaluation", "ridge-evaluation", "scores")

@@ -21,6 +21,7 @@ from cadiff.cli.options import (
     next_command,
     shipped_or_path,
 )
+from cadiff.errors import ConfigError
 
 
 def demo(out: Out = Path("demo"), resume: Resume = False) -> None:
@@ -180,19 +181,64 @@ def baseline(
 
 
 def evaluate(
-    reconstructions: Annotated[Path, typer.Argument(help="Folder of `reconstruct`, `baseline` or your own.")],
-    dataset: Annotated[Path, typer.Option(help="The dataset that holds the stimuli.", show_default=False)],
+    reconstructions: Annotated[
+        Path, typer.Argument(help="Folder of `reconstruct` or `baseline`, or any folder of pictures.")
+    ],
     out: Out,
+    dataset: Annotated[
+        Path | None, typer.Option(help="The dataset that holds the stimuli.", show_default=False)
+    ] = None,
+    stimuli: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead: a folder of the pictures that were seen, named by id.", show_default=False
+        ),
+    ] = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[NAME=]FOLDER", help="Another system on the same stimuli; repeatable."),
+    ] = None,
+    pattern: Annotated[
+        str | None,
+        typer.Option(help="How files are named: '{stimulus_id}_{sample}.png'.", show_default=False),
+    ] = None,
+    table: Annotated[
+        Path | None, typer.Option(help="TSV of stimulus_id, file and sample instead.", show_default=False)
+    ] = None,
     preset: Preset = None,
     set_: Set = None,
 ) -> None:
     """Score reconstructions against the stimuli, with intervals, chance levels and controls.
 
     - `cadiff evaluate runs/reconstructions --dataset data/sub-01 --out runs/evaluation`
+    - `cadiff evaluate their-images --stimuli seen --pattern "{stimulus_id}/{sample}.png" --out runs/theirs`
+    - `cadiff evaluate runs/reconstructions --dataset data/sub-01 --against ridge=runs/ridge --out runs/both`
     """
     from cadiff.evaluate.stage import evaluate as run_evaluate
 
-    made = run_evaluate(load("evaluate", preset, set_), reconstructions, dataset, out)
+    seen = dataset or stimuli
+    if seen is None or (dataset and stimuli):
+        raise ConfigError(
+            "Say what was seen: exactly one of --dataset (a dataset folder) and --stimuli (a folder)."
+        )
+    rivals: dict[str, Path] = {}
+    for item in against or []:
+        name, _, folder = item.rpartition("=")
+        name = name or Path(folder).name
+        if name in rivals:
+            raise ConfigError(
+                f"--against: two systems are called {name!r}; name them: --against NAME=FOLDER."
+            )
+        rivals[name] = Path(folder)
+    made = run_evaluate(
+        load("evaluate", preset, set_),
+        reconstructions,
+        seen,
+        out,
+        against=rivals,
+        pattern=pattern,
+        table=table,
+    )
     page = (
         out.name.removesuffix("evaluation") + "report.html"
     )  # a report beside the report of another decoder

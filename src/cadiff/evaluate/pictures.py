@@ -20,9 +20,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from cadiff.artifacts import read_json
+from cadiff.artifacts import read_json, what_is_at
 from cadiff.errors import ArtifactError, DataError
 
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 SAMPLE_COLUMNS = ("condition", "stimulus_id", "sample", "file")
 
 
@@ -95,16 +96,28 @@ def open_reconstructions(folder: Path) -> Reconstructions:
         raise DataError(f"{path} lists no samples.")
     conditions = list(dict.fromkeys(table["condition"]))
     stimulus_ids = list(dict.fromkeys(table["stimulus_id"]))
-    _check_balanced(path, table, conditions, stimulus_ids)
-    rank = {name: i for i, name in enumerate([*conditions, *stimulus_ids])}
-    keys = table.assign(_c=table["condition"].map(rank), _s=table["stimulus_id"].map(rank))
-    order = keys.sort_values(["_c", "_s", "sample"], kind="stable").index
-    return Reconstructions(folder, about, table.loc[order].reset_index(drop=True), conditions, stimulus_ids)
+    check_balanced(path, table, conditions, stimulus_ids)
+    return Reconstructions(
+        folder, about, sort_samples(table, conditions, stimulus_ids), conditions, stimulus_ids
+    )
+
+
+def sort_samples(table: pd.DataFrame, conditions: list[str], stimulus_ids: list[str]) -> pd.DataFrame:
+    """Samples ordered by condition, stimulus and sample number; conditions and stimuli in the order given."""
+    keys = table.assign(
+        _c=table["condition"].map({name: i for i, name in enumerate(conditions)}),
+        _s=table["stimulus_id"].map({name: i for i, name in enumerate(stimulus_ids)}),
+    )
+    return table.loc[keys.sort_values(["_c", "_s", "sample"], kind="stable").index].reset_index(drop=True)
 
 
 def open_stimuli(dataset: Path) -> pd.DataFrame:
-    """stimuli.tsv of a dataset folder, indexed by `stimulus_id`; `path` is the absolute place of the
-    picture."""
+    """The stimuli, indexed by `stimulus_id`: stimuli.tsv of a dataset, or a folder of pictures named after them.
+
+    `path` is the place of the picture, `split` is "test" where the stimulus is tested (everything, in a mere folder).
+    """
+    if dataset.is_dir() and not (dataset / "stimuli.tsv").is_file():
+        return _plain_stimuli(dataset)
     if not (dataset / "stimuli.tsv").is_file():
         raise ArtifactError(
             f"{dataset} is not a cadiff dataset (expected stimuli.tsv and stimuli/): "
@@ -122,7 +135,30 @@ def open_stimuli(dataset: Path) -> pd.DataFrame:
     numbers = pd.Series(pd.to_numeric(table["imagenet_index"], errors="coerce"))
     table["imagenet_index"] = numbers.astype("Int64")
     table["path"] = [str(dataset / "stimuli" / str(file)) for file in table["file"]]
-    return table.set_index("stimulus_id")
+    table = table.set_index("stimulus_id")
+    if (dataset / "trials.tsv").is_file():
+        trials = pd.read_csv(
+            dataset / "trials.tsv", sep="\t", dtype={"stimulus_id": str}, keep_default_na=False
+        )
+        table["split"] = trials.drop_duplicates("stimulus_id").set_index("stimulus_id")["split"]
+    else:
+        table["split"] = "test"
+    return table
+
+
+def _plain_stimuli(folder: Path) -> pd.DataFrame:
+    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+    if not files:
+        raise ArtifactError(
+            f"{folder} is not a cadiff dataset (expected stimuli.tsv and stimuli/) nor a folder of pictures "
+            f"(found: {what_is_at(folder)})."
+        )
+    names = [path.stem for path in files]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise DataError(f"{folder} holds two pictures called {twice[0]!r}: stimuli need distinct names.")
+    about = {"file": [p.name for p in files], "label": None, "path": [str(p) for p in files], "split": "test"}
+    table = pd.DataFrame(about, index=pd.Index(names, name="stimulus_id"))
+    return table.assign(imagenet_index=pd.array([None] * len(files), dtype="Int64"))
 
 
 def stimulus_images(stimuli: pd.DataFrame, stimulus_ids: list[str], size: tuple[int, int]) -> np.ndarray:
@@ -132,14 +168,17 @@ def stimulus_images(stimuli: pd.DataFrame, stimulus_ids: list[str], size: tuple[
             f"{len(missing)} reconstructed stimuli are not in the dataset (first: {missing[0]!r}): "
             "was it another dataset that was decoded?"
         )
-    pictures = []
-    for stimulus_id in stimulus_ids:
-        picture = read_picture(Path(str(stimuli.at[stimulus_id, "path"])))
-        if picture.shape[:2] != size:
-            resized = Image.fromarray(picture).resize((size[1], size[0]), Image.Resampling.BICUBIC)
-            picture = np.asarray(resized)
-        pictures.append(picture)
-    return np.stack(pictures)
+    paths = [Path(str(stimuli.at[stimulus_id, "path"])) for stimulus_id in stimulus_ids]
+    return np.stack([resize(read_picture(path), size) for path in paths])
+
+
+def resize(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 (..., H, W, 3) at another size (height, width): bicubic, antialiased; unchanged where it fits already."""
+    if images.shape[-3:-1] == size:
+        return images
+    flat = images.reshape(-1, *images.shape[-3:])
+    small = [Image.fromarray(x).resize((size[1], size[0]), Image.Resampling.BICUBIC) for x in flat]
+    return np.stack([np.asarray(x) for x in small]).reshape(*images.shape[:-3], *size, 3)
 
 
 def read_picture(path: Path) -> np.ndarray:
@@ -161,7 +200,7 @@ def read_picture(path: Path) -> np.ndarray:
         raise DataError(f"{path} cannot be read as a picture ({error}).") from None
 
 
-def _check_balanced(path: Path, table: pd.DataFrame, conditions: list[str], stimulus_ids: list[str]) -> None:
+def check_balanced(path: Path, table: pd.DataFrame, conditions: list[str], stimulus_ids: list[str]) -> None:
     """Every condition: all stimuli, equally many samples, none twice."""
     twice = table[table.duplicated(["condition", "stimulus_id", "sample"])]
     if len(twice):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,14 @@ from cadiff.artifacts import (
 from cadiff.config import Config
 from cadiff.errors import ConfigError, DataError
 from cadiff.evaluate import semantic
+from cadiff.evaluate.folders import open_pictures
+from cadiff.evaluate.judging import Judge
 from cadiff.evaluate.pictures import (
     SAMPLE_COLUMNS,
     Reconstructions,
-    open_reconstructions,
     open_stimuli,
+    resize,
+    sort_samples,
     stimulus_images,
 )
 from cadiff.evaluate.scores import PairScores, Protocol, Seen, metric_table
@@ -55,6 +59,10 @@ class EvaluateConfig(Config):
     """Classes in one trial of n-way identification, the truth among them."""
     top_k: tuple[int, ...] = (1, 5)
     """Ranks that count as success; the first is the headline."""
+    size: int | None = Field(None, ge=2)
+    """Resize reconstructions and stimuli to this many pixels square before scoring; null: the reconstructions' size."""
+    subset: bool = False
+    """Allow folders that show only some of the tested stimuli; the protocol says how many."""
     classes: tuple[int, ...] | None = None
     """Restrict truth and distractors to these ImageNet indices; null: all 1,000."""
     monte_carlo_trials: int = Field(0, ge=0)
@@ -71,26 +79,40 @@ class EvaluateConfig(Config):
 
 
 def evaluate(
-    config: EvaluateConfig, reconstructions: Path, dataset: Path, out: Path, *, progress: bool = True
+    config: EvaluateConfig,
+    reconstructions: Path,
+    dataset: Path,
+    out: Path,
+    *,
+    against: Mapping[str, Path] | None = None,
+    pattern: str | None = None,
+    table: Path | None = None,
+    progress: bool = True,
 ) -> Path:
-    """Scores every condition of a reconstructions folder against the stimuli that were seen.
+    """Scores every condition of a folder of reconstructions against the stimuli that were seen.
 
     Writes into the new folder `out`:
-        evaluation.json    means, intervals, chance, comparisons with the controls, protocol, judge,
-        provenance;
-                           `inputs` holds the paths of both folders relative to `out`, for the report's
-                           pictures
+        evaluation.json    means, intervals, chance, comparisons with the controls, protocol, judge, provenance; `inputs`
+                           holds the paths of the folders relative to `out`, for the report's pictures
         per_image.tsv      one row a condition and stimulus: every metric, mean over samples
         per_sample.tsv     one row a picture: every metric, and the judge's first class
 
-    The headline of a metric is the mean over samples, then over images, with an interval over images. The
-    best of the k samples of every image stands apart as `best_of`; it rises with k for any decoder and
-    compares with nothing else.
+    The headline of a metric is the mean over samples, then over images, with an interval over images. The best of the k
+    samples of every image stands apart as `best_of`; it rises with k for any decoder and compares with nothing else.
+
+    Args:
+        config: what is measured, and how.
+        reconstructions: a folder of `cadiff reconstruct` or `cadiff baseline`, or anyone's folder of pictures
+            (`cadiff.evaluate.folders` says how they are told apart).
+        dataset: a dataset folder, or a folder of pictures named after their stimuli.
+        out: the folder to make; it must not exist.
+        against: further systems by name, compared with the first over the same images; their brain condition counts.
+        pattern, table: how the files of plain folders are named.
 
     Raises:
-        ArtifactError: wrong folders, or `out` exists. DataError: pictures missing or unreadable, unequal
-            samples. ConfigError: an unknown judge or headline, or an n-way that the judge's classes do not
-            allow.
+        ArtifactError: wrong folders, or `out` exists. DataError: pictures missing or unreadable, unequal samples, or
+            systems that show other stimuli. ConfigError: an unknown judge or headline, a name that is taken, or an n-way
+            that the judge's classes do not allow.
     """
     reconstructions, dataset, out = Path(reconstructions), Path(dataset), Path(out)
     refuse_existing(out)
@@ -98,30 +120,35 @@ def evaluate(
     headline = config.headline or next(iter(metrics) if config.judge else iter(["pcc"]))
     if headline not in metrics:
         raise ConfigError(f"evaluate.headline is {headline!r}; there are {', '.join(metrics)}.")
-    folder = open_reconstructions(reconstructions)
     stimuli = open_stimuli(dataset)
-    if len(folder.stimulus_ids) < 2:
+    opened = {"": reconstructions, **{name: Path(folder) for name, folder in (against or {}).items()}}
+    systems = _open_systems(opened, stimuli, config, pattern, table)
+    folder = systems[0].folder
+    ids = folder.stimulus_ids
+    if len(ids) < 2:
         raise DataError(
             f"{reconstructions} holds one stimulus; intervals and identification need at least two."
         )
 
-    first = folder.images(folder.conditions[0])
+    first = systems[0].images(config.size)
     size = (int(first.shape[2]), int(first.shape[3]))
-    look = _Judge(config, progress)
-    targets = look(stimulus_images(stimuli, folder.stimulus_ids, size))
+    look = Judge(config.judge, config.classes, batch_size=config.batch_size, progress=progress)
+    targets = look(stimulus_images(stimuli, ids, size))
     draws = Draws(config.num_bootstrap, config.seed)
     protocol = Protocol(config.n_way, config.top_k, np.array(config.classes) if config.classes else None)
-    description = read_json(dataset / "dataset_description.json")
+    description = _description(dataset)
     prefix = f"{description.get('name', dataset.name)}/{description.get('subject', 'subject')}"
 
     conditions: dict[str, Any] = {}
     per_image: dict[str, dict[str, np.ndarray]] = {}
     tables: list[pd.DataFrame] = []
-    for condition in folder.conditions:
-        images = folder.images(condition)
+    for system in systems:
+        condition = system.condition
+        images = system.images(config.size)
         if images.shape[2:4] != size:
             raise DataError(
-                f"{reconstructions}: {condition} is {images.shape[2:4]} pixels, other conditions {size}."
+                f"{system.folder.folder}: {condition} is {images.shape[2:4]} pixels, {systems[0].condition} {size}; to "
+                "resize all of them alike, give the side in pixels: --set size=..."
             )
         n, k = images.shape[:2]
         own = np.repeat(np.arange(n), k)
@@ -132,7 +159,7 @@ def evaluate(
         }  # (images, samples)
         per_image[condition] = {name: values.mean(axis=1) for name, values in samples.items()}
         mispaired = pairs.mispaired(own)
-        tail = f"{_averaging(folder)}/mean-of-{k}/{n}-images/{size[1]}px"
+        tail = f"{_averaging(system.folder)}/mean-of-{k}/{n}-images/{size[1]}px"
         conditions[condition] = {
             "label": label(condition),
             "role": role(condition),
@@ -149,9 +176,9 @@ def evaluate(
             conditions[condition]["monte_carlo"] = _monte_carlo(
                 seen.logits, targets.logits, own, protocol, config
             )
-        tables.append(_sample_table(folder, condition, samples, seen))
+        tables.append(_sample_table(system, samples, seen))
 
-    primary = BRAIN if BRAIN in conditions else folder.conditions[0]
+    primary = BRAIN if BRAIN in conditions else systems[0].condition
     rows = comparisons(per_image, metrics, primary, draws)
     evaluation = {
         "kind": "evaluation",
@@ -162,22 +189,29 @@ def evaluate(
         "conditions": conditions,
         "comparisons": rows,
         "from_the_brain": from_the_brain(rows),
-        "judge": look.about(targets, stimuli, folder.stimulus_ids),
+        "judge": look.about(targets, stimuli, ids),
         "pictures": {
             "height": size[0],
             "width": size[1],
-            "resizing": "stimuli bicubic, antialiased, to this size",
+            "resizing": "stimuli bicubic, antialiased, to this size"
+            if config.size is None
+            else "stimuli and reconstructions bicubic, antialiased, to this size",
         },
         "stimuli": {
-            "evaluated": len(folder.stimulus_ids),
-            "in_test_split": _num_test(dataset),
+            "evaluated": len(ids),
+            "in_test_split": int((stimuli["split"] == "test").sum()),
             "split": (folder.about.get("config") or {}).get("split", "test"),
         },
         "inputs": {
             "reconstructions": _relative(reconstructions, out),
             "dataset": _relative(dataset, out),
             "reconstructions_sha256": folder_digest(reconstructions),
-            "dataset_description_sha256": sha256_file(dataset / "dataset_description.json"),
+            "dataset_description_sha256": _digest_of_description(dataset),
+            "against": {
+                name: {"folder": _relative(path, out), "sha256": folder_digest(path)}
+                for name, path in opened.items()
+                if name
+            },
         },
         "config": config.model_dump(mode="json"),
         "provenance": provenance(seed=config.seed),
@@ -186,55 +220,69 @@ def evaluate(
         write_json(temporary / "evaluation.json", evaluation)
         samples_table = pd.concat(tables)
         _write_table(samples_table, temporary / "per_sample.tsv")
-        _write_table(_image_table(folder, per_image), temporary / "per_image.tsv")
+        _write_table(_image_table(systems, per_image), temporary / "per_image.tsv")
     return out
 
 
-class _Judge:
-    """Looks at pictures with the judge of the settings, or not at all."""
+@dataclass(frozen=True)
+class _System:
+    """One condition of one folder, under the name it has in the evaluation."""
 
-    def __init__(self, config: EvaluateConfig, progress: bool) -> None:
-        self._config, self._progress = config, progress
-        self._classifier: Any = None
-        if config.judge is not None:
-            from cadiff.vision import load_classifier  # torch loads only when there is a judge
+    condition: str
+    folder: Reconstructions
+    inside: str
+    """Its name in that folder."""
+    origin: str
+    """Which folder: empty for the first, else the name given in `against`."""
 
-            self._classifier = load_classifier(config.judge)
+    def images(self, size: int | None) -> np.ndarray:
+        """uint8 (stimuli, samples, H, W, 3)."""
+        images = self.folder.images(self.inside)
+        return images if size is None else resize(images, (size, size))
 
-    def __call__(self, images: np.ndarray) -> Seen:
-        if self._classifier is None:
-            return Seen(images)
-        # Controls often repeat one picture for every stimulus: look once at each.
-        flat = images.reshape(len(images), -1)
-        _, where, back = np.unique(flat, axis=0, return_index=True, return_inverse=True)
-        found = self._classifier.features(
-            images[where], ("pooled", "logits"), batch_size=self._config.batch_size, progress=self._progress
+
+def _open_systems(
+    opened: Mapping[str, Path],
+    stimuli: pd.DataFrame,
+    config: EvaluateConfig,
+    pattern: str | None,
+    table: Path | None,
+) -> list[_System]:
+    tested = [str(name) for name in stimuli.index[stimuli["split"] == "test"]] or list(stimuli.index)
+    systems: list[_System] = []
+    for origin, path in opened.items():
+        plain = not (path / "samples.tsv").is_file()
+        folder = open_pictures(
+            path,
+            tested if plain else list(stimuli.index),
+            pattern=pattern if plain else None,
+            table=table if not origin else None,
+            subset=config.subset,
         )
-        back = back.reshape(-1)
-        return Seen(images, found["logits"][back], found["pooled"][back])
+        if systems and folder.stimulus_ids != systems[0].folder.stimulus_ids:
+            folder = _same_stimuli(folder, systems[0].folder)
+        if not origin:
+            systems += [_System(name, folder, name, "") for name in folder.conditions]
+            continue
+        if origin in {system.condition for system in systems}:
+            raise ConfigError(
+                f"The name {origin!r} is taken by a condition already scored: give another one."
+            )
+        inside = BRAIN if BRAIN in folder.conditions else folder.conditions[0]
+        systems.append(_System(origin, folder, inside, origin))
+    return systems
 
-    def about(
-        self, targets: Seen, stimuli: pd.DataFrame, stimulus_ids: Sequence[str]
-    ) -> dict[str, Any] | None:
-        """Name, preprocessing, and calibration: does the judge know the stimuli themselves?"""
-        if self._classifier is None or targets.logits is None:
-            return None
-        known = stimuli.loc[list(stimulus_ids), "imagenet_index"]
-        rows = np.flatnonzero(known.notna().to_numpy())
-        right = int((targets.logits.argmax(axis=1)[rows] == known.iloc[rows].astype(int).to_numpy()).sum())
-        classes = self._config.classes
-        return {
-            "name": self._classifier.name,
-            "preprocessing": self._classifier.preprocessing,
-            "num_classes": len(set(classes)) if classes else targets.logits.shape[1],
-            "truth": "the judge's own arg-max on the stimulus (Algorithm 1)",
-            "calibration": {
-                "num_labelled": len(rows),
-                "num_right": right,
-                "accuracy": right / len(rows) if len(rows) else None,
-                "num_classes_seen": len(np.unique(targets.logits.argmax(axis=1))),
-            },
-        }
+
+def _same_stimuli(folder: Reconstructions, first: Reconstructions) -> Reconstructions:
+    """`folder` with its stimuli in the first one's order; refused when they are others."""
+    if set(folder.stimulus_ids) != set(first.stimulus_ids):
+        odd = sorted(set(folder.stimulus_ids) ^ set(first.stimulus_ids))
+        raise DataError(
+            f"{folder.folder} and {first.folder} do not show the same stimuli ({len(odd)} are in one only, first: "
+            f"{odd[0]!r}); systems are compared image by image."
+        )
+    order = sort_samples(folder.table, folder.conditions, first.stimulus_ids)
+    return replace(folder, table=order, stimulus_ids=first.stimulus_ids)
 
 
 def _monte_carlo(
@@ -261,10 +309,10 @@ def _monte_carlo(
     }
 
 
-def _sample_table(
-    folder: Reconstructions, condition: str, samples: dict[str, np.ndarray], seen: Seen
-) -> pd.DataFrame:
-    table = folder.rows(condition).loc[:, list(SAMPLE_COLUMNS)].reset_index(drop=True)
+def _sample_table(system: _System, samples: dict[str, np.ndarray], seen: Seen) -> pd.DataFrame:
+    table = system.folder.rows(system.inside).loc[:, list(SAMPLE_COLUMNS)].reset_index(drop=True)
+    table["condition"] = system.condition
+    table["origin"] = system.origin
     for name, values in samples.items():
         table[name] = values.reshape(-1)
     if seen.logits is not None:
@@ -272,15 +320,15 @@ def _sample_table(
     return table
 
 
-def _image_table(folder: Reconstructions, per_image: dict[str, dict[str, np.ndarray]]) -> pd.DataFrame:
+def _image_table(systems: Sequence[_System], per_image: dict[str, dict[str, np.ndarray]]) -> pd.DataFrame:
     parts = []
-    for condition, scores in per_image.items():
+    for system in systems:
         keys = {
-            "condition": condition,
-            "stimulus_id": folder.stimulus_ids,
-            "num_samples": folder.num_samples(condition),
+            "condition": system.condition,
+            "stimulus_id": system.folder.stimulus_ids,
+            "num_samples": system.folder.num_samples(system.inside),
         }
-        parts.append(pd.DataFrame({**keys, **scores}))
+        parts.append(pd.DataFrame({**keys, **per_image[system.condition]}))
     return pd.concat(parts)
 
 
@@ -292,13 +340,14 @@ def _averaging(folder: Reconstructions) -> str:
     return "repeats-averaged" if settings["average_repeats"] else "single-trial"
 
 
-def _num_test(dataset: Path) -> int | None:
-    """Distinct stimuli of the test split, so that a partial evaluation cannot pass for a whole one."""
-    path = dataset / "trials.tsv"
-    if not path.is_file():
-        return None
-    trials = pd.read_csv(path, sep="\t", dtype={"stimulus_id": str}, keep_default_na=False)
-    return int(trials.loc[trials["split"] == "test", "stimulus_id"].nunique())
+def _description(dataset: Path) -> dict[str, Any]:
+    path = dataset / "dataset_description.json"
+    return read_json(path) if path.is_file() else {"name": dataset.resolve().name}
+
+
+def _digest_of_description(dataset: Path) -> str:
+    path = dataset / "dataset_description.json"
+    return sha256_file(path) if path.is_file() else folder_digest(dataset)
 
 
 def _relative(folder: Path, out: Path) -> str:

@@ -28,7 +28,7 @@ class Gallery:
     def __init__(
         self,
         scores: Mapping[str, Any],
-        pictures: Path,
+        pictures: Mapping[str, Path],
         dataset: BrainDataset,
         tables: tuple[pd.DataFrame, pd.DataFrame],
         seed: int,
@@ -141,4 +141,6 @@ class Gallery:
         return Markup(figures.picture_uri(self._dataset.image(stimulus_id)))
 
     def _sample(self, row: Any) -> Markup:
-        return Markup(figures.picture_uri(read_picture(self._pictures / str(row["file"]))))
+        return Markup(
+            figures.picture_uri(read_picture(self._pictures[str(row["origin"])] / str(row["file"])))
+        )

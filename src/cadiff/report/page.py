@@ -54,9 +54,16 @@ def report(
     pictures = _locate(evaluation, scores, "reconstructions", reconstructions)
     if folder_digest(pictures) != scores["inputs"]["reconstructions_sha256"]:
         raise ArtifactError(f"{pictures} has changed since it was scored: evaluate it again.")
+    folders = {"": pictures}
+    for name, rival in scores["inputs"].get("against", {}).items():
+        folders[name] = (evaluation / rival["folder"]).resolve()
+        if not folders[name].is_dir() or folder_digest(folders[name]) != rival["sha256"]:
+            raise ArtifactError(
+                f"{folders[name]} ({name}) is gone or has changed since it was scored: evaluate it again."
+            )
     subject = BrainDataset.open(_locate(evaluation, scores, "dataset", dataset))
     curves = _find_runs(evaluation) if runs is None else [Path(run) for run in runs]
-    gallery = Gallery(scores, pictures, subject, _tables(evaluation), seed)
+    gallery = Gallery(scores, folders, subject, _tables(evaluation), seed)
     about = read_json(pictures / "config.json")
     shows, sentence = facts.verdict(scores)
     context = {
@@ -110,7 +117,7 @@ def _locate(evaluation: Path, scores: Mapping[str, Any], name: str, given: Path 
 
 def _tables(evaluation: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """per_image.tsv and per_sample.tsv."""
-    text = {"condition": str, "stimulus_id": str, "file": str}
+    text = {"condition": str, "stimulus_id": str, "file": str, "origin": str}
     options: dict[str, Any] = {"sep": "\t", "dtype": text, "keep_default_na": False, "na_values": ["n/a"]}
     for name in ("per_image.tsv", "per_sample.tsv"):
         if not (evaluation / name).is_file():
@@ -118,7 +125,7 @@ def _tables(evaluation: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     images, samples = (
         pd.read_csv(evaluation / name, **options) for name in ("per_image.tsv", "per_sample.tsv")
     )
-    return images, samples
+    return images, samples.fillna({"origin": ""}) if "origin" in samples else samples.assign(origin="")
 
 
 def _find_runs(evaluation: Path) -> list[Path]:
