@@ -26,6 +26,7 @@ from cadiff.errors import ConfigError, DataError
 from cadiff.evaluate import semantic
 from cadiff.evaluate.folders import open_pictures
 from cadiff.evaluate.judging import Judge
+from cadiff.evaluate.ledger import Selection, record_look
 from cadiff.evaluate.pictures import (
     SAMPLE_COLUMNS,
     Reconstructions,
@@ -70,6 +71,8 @@ class EvaluateConfig(Config):
     0: no."""
     num_bootstrap: int = Field(10_000, ge=100)
     """Resamples of the images for an interval, and sign flips for a permutation test."""
+    selected_on: Selection | None = None
+    """What the system was chosen by: nothing, validation or test; goes into the stamp beside the ledger's count."""
     headline: str | None = None
     """Metric that the report leads with; null: n-way top-k with a judge, PCC without."""
     batch_size: int | None = Field(None, ge=1)
@@ -178,6 +181,10 @@ def evaluate(
             )
         tables.append(_sample_table(system, samples, seen))
 
+    digests = {name or BRAIN: folder_digest(path) for name, path in opened.items()}
+    look_at_test = record_look(
+        dataset, digests, selected_on=config.selected_on, validation="resplit" in description
+    )
     primary = BRAIN if BRAIN in conditions else systems[0].condition
     rows = comparisons(per_image, metrics, primary, draws)
     evaluation = {
@@ -202,13 +209,14 @@ def evaluate(
             "in_test_split": int((stimuli["split"] == "test").sum()),
             "split": (folder.about.get("config") or {}).get("split", "test"),
         },
+        "integrity": look_at_test.as_json(),
         "inputs": {
             "reconstructions": _relative(reconstructions, out),
             "dataset": _relative(dataset, out),
-            "reconstructions_sha256": folder_digest(reconstructions),
+            "reconstructions_sha256": digests[BRAIN],
             "dataset_description_sha256": _digest_of_description(dataset),
             "against": {
-                name: {"folder": _relative(path, out), "sha256": folder_digest(path)}
+                name: {"folder": _relative(path, out), "sha256": digests[name]}
                 for name, path in opened.items()
                 if name
             },

@@ -1,0 +1,128 @@
+"""The test-look ledger: every evaluation against a test split is written down beside the data, so that looks can be counted.
+
+`test_looks.jsonl` in the dataset folder, one line a look. Each line holds the hash of the one before, so a line that is
+changed, removed or put in between breaks the chain and is noticed. It does not stop anyone from deleting the whole file; it
+makes honest counting automatic, and tampering deliberate.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal
+
+NAME = "test_looks.jsonl"
+Selection = Literal["nothing", "validation", "test"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What the ledger said before this look, and what the number may therefore claim."""
+
+    looks_before: int
+    """Evaluations of this test split on record before this one."""
+    systems_before: int
+    """Different reconstructions among them, this one not counted."""
+    intact: bool
+    """Whether the chain of hashes holds."""
+    kept: bool
+    """Whether this look could be written down."""
+    selected_on: Selection | None
+    """What the user says the system was chosen by."""
+    stamp: str
+    """One sentence for people."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values for evaluation.json."""
+        return asdict(self)
+
+
+def record_look(
+    dataset: Path, systems: Mapping[str, str], *, selected_on: Selection | None, validation: bool
+) -> Record:
+    """Appends a look at the test split of a dataset and says what came before.
+
+    Args:
+        dataset: the folder; one that is no cadiff dataset gets no ledger.
+        systems: name -> SHA-256 of the reconstructions scored in this look.
+        selected_on: what the reported system was chosen by, as the user declares it.
+        validation: the dataset's test split is a validation split made out of training trials.
+    """
+    path = dataset / NAME
+    lines, intact = read_ledger(path)
+    now = sorted(systems.values())
+    others = {digest for line in lines for digest in line["systems"].values()} - set(now)
+    kept = (dataset / "dataset_description.json").is_file() and _append(path, systems, lines)
+    stamp = _stamp(len(lines), len(others), intact, kept, selected_on, validation)
+    return Record(len(lines), len(others), intact, kept, selected_on, stamp)
+
+
+def read_ledger(path: Path) -> tuple[list[dict[str, Any]], bool]:
+    """The looks on record, and whether the chain of hashes is whole; an absent file holds none."""
+    if not path.is_file():
+        return [], True
+    looks, previous, intact = [], "", True
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            line = json.loads(text)
+            fits = (
+                line["previous"] == previous
+                and line["hash"] == _hash(line)
+                and isinstance(line["systems"], dict)
+            )
+        except (ValueError, KeyError, TypeError):
+            intact = False
+            continue
+        intact &= fits
+        previous = line["hash"]
+        looks.append(line)
+    return looks, intact
+
+
+def _append(path: Path, systems: Mapping[str, str], lines: list[dict[str, Any]]) -> bool:
+    line: dict[str, Any] = {
+        "look": len(lines) + 1,
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "systems": dict(systems),
+        "previous": lines[-1]["hash"] if lines else "",
+    }
+    line["hash"] = _hash(line)
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+    except OSError:  # a read-only copy of the data can be scored all the same; the stamp says so
+        return False
+    return True
+
+
+def _hash(line: Mapping[str, Any]) -> str:
+    content = {key: value for key, value in line.items() if key != "hash"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _stamp(
+    looks: int, others: int, intact: bool, kept: bool, selected_on: Selection | None, validation: bool
+) -> str:
+    if validation:
+        return "A validation split, made out of training trials: choosing by this number is fine, reporting it is not."
+    if not kept and not looks:
+        return "No ledger: looks at this test split are not counted."
+    before = "First look at this test split on record"
+    if looks:
+        who = "1 other system was" if others == 1 else f"{others} other systems were"
+        before = f"Look {looks + 1} at this test split; {who} scored on it before"
+    declared = {
+        None: "what the system was selected on is not declared",
+        "nothing": "declared: nothing was selected",
+        "validation": "declared: selected on validation",
+        "test": "declared: selected on test",
+    }[selected_on]
+    doubt = ""
+    if selected_on != "test" and others:
+        doubt = "; if one of them had won, it might stand here, and that would be a selection on test"
+    broken = "" if intact else " The ledger's chain of hashes is broken: lines were changed or removed."
+    return f"{before}; {declared}{doubt}.{broken}"
