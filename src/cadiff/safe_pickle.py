@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from cadiff.errors import DataError
 
@@ -47,8 +47,8 @@ class _Plain(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def load_plain_pickle(source: Path | bytes, *, what: str | None = None) -> Any:
-    """The plain data in a pickle file, or in the bytes of one.
+def load_plain_pickle(source: Path | bytes | BinaryIO, *, what: str | None = None) -> Any:
+    """The plain data in a pickle: a file by its path, its bytes, or a file open where the pickle begins.
 
     Args:
         source: a file, or the pickle itself.
@@ -58,9 +58,12 @@ def load_plain_pickle(source: Path | bytes, *, what: str | None = None) -> Any:
         DataError: not a pickle, a damaged one, or one that holds anything but containers, numbers, text and arrays.
     """
     what = what or (str(source) if isinstance(source, Path) else "the pickle")
-    content = source.read_bytes() if isinstance(source, Path) else source
     try:
-        return _Plain(io.BytesIO(content), encoding="latin1").load()
+        if isinstance(source, Path):
+            with source.open("rb") as file:
+                return _Plain(file, encoding="latin1").load()
+        file = io.BytesIO(source) if isinstance(source, bytes) else source
+        return _Plain(file, encoding="latin1").load()
     except FAILURES as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
