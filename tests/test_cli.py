@@ -58,7 +58,7 @@ def test_no_hyperparameter_became_a_flag():
     allowed = {
         "--preset", "--set", "--out", "--resume", "--dataset", "--encoder", "--prior", "--pipeline", "--images",
         "--image-mae", "--verify", "--stimuli", "--against", "--pattern", "--table", "--test", "--fraction", "--folds",
-        "--by", "--seed", "--html", "--json",
+        "--by", "--seed", "--html", "--json", "--length", "--normalise",
     }  # fmt: skip
     assert set.union(*(flags(verb) for verb in VERBS)) <= allowed
 

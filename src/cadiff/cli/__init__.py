@@ -94,6 +94,7 @@ DATA_VERBS = {
     "describe": data.data_describe,
     "split": data.data_split,
     "prepare": data.data_prepare,
+    "merge": data.data_merge,
 }
 for _name, _function in VERBS.items():
     app.command(_name)(_function)
@@ -148,6 +149,8 @@ def _refused_by_disk(error: Exception) -> str | None:
 
 def _how_to_go_on(arguments: Sequence[str]) -> str:
     if not arguments or arguments[0] not in RESUMABLE:
+        if list(arguments[:2]) == ["data", "import"]:
+            return "Run the same command again; subjects that were finished stay and are skipped."
         return "No result was written; run the same command again."
     resumed = arguments if "--resume" in arguments else [*arguments, "--resume"]
     return f"Go on from the last checkpoint with: {shlex.join(['cadiff', *resumed])}"

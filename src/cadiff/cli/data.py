@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -105,6 +105,36 @@ def data_split(
     else:
         chosen, rows = [name.strip() for name in (test or "").split(",") if name.strip()], None
     next_command("data", "describe", resplit(data, out, chosen, rows))
+
+
+def data_merge(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(metavar="DATASET...", help="Datasets, or folders of datasets, of several subjects."),
+    ],
+    out: Out,
+    length: Annotated[
+        str, typer.Option(help="Voxels a trial gets: of the `longest` subject, the `shortest`, or a number.")
+    ] = "longest",
+    normalise: Annotated[
+        str, typer.Option(help="z-score each subject's voxels one by one (`voxel`) or together (`scalar`).")
+    ] = "voxel",
+) -> None:
+    """Put several subjects into one dataset for phase 1, all trials unlabelled; test trials are left out.
+
+    - `cadiff data merge data/hcp/* data/god-3 --out data/corpus`
+    """
+    from cadiff.artifacts import read_json
+    from cadiff.data.merge import merge
+
+    if normalise not in ("voxel", "scalar"):
+        raise ConfigError(f"--normalise {normalise!r}: choose voxel or scalar.")
+    if length not in ("longest", "shortest") and not length.isdigit():
+        raise ConfigError(f"--length {length!r}: choose longest, shortest or a number of voxels.")
+    wanted: Any = int(length) if length.isdigit() else length
+    made = merge(sources, out, length=wanted, normalise=normalise)
+    typer.echo(read_json(made / "dataset_description.json")["note"])
+    next_command("contrast", made, out=Path("runs/contrast"))
 
 
 def data_prepare(dataset: Dataset, out: Out, set_: Set = None) -> None:

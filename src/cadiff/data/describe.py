@@ -92,11 +92,11 @@ def roi_ceilings(dataset: BrainDataset) -> list[tuple[str, int, np.ndarray]]:
 
 def warnings(dataset: BrainDataset) -> list[str]:
     """What a stage would refuse or a reader should know, one sentence each."""
-    found = [
-        f"there are no {split} trials: {use} needs them."
-        for split, use in (("train", "every stage"), ("test", "`cadiff reconstruct`"))
-        if not len(dataset.rows(split))
-    ]
+    missing = [split for split in ("train", "test") if not len(dataset.rows(split))]
+    needs = {"train": "every stage", "test": "`cadiff reconstruct`"}
+    found = [f"there are no {split} trials: {needs[split]} needs them." for split in missing]
+    if len(missing) == 2 and len(dataset.rows("unlabelled")):
+        found = ["all trials are unlabelled: they can train phase 1 (`cadiff contrast`) and nothing else."]
     try:
         check_disjoint(dataset)
     except DataError as error:

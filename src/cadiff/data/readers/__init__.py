@@ -112,7 +112,8 @@ def read(name: str, source: Path, out: Path, /, **options: Any) -> Path:
     if not source.exists():
         raise DataError(f"There is no {source}: give the file or folder that the reader {name!r} reads.")
     refuse_unknown_options(function, options, what=f"reader {name!r}", skip=2)
-    record = {"reader": name, "options": options, "source": source.name, **fingerprint(source)}
+    told = {key: _without_folders(value) for key, value in options.items()}
+    record = {"reader": name, "options": told, "source": source.name, **fingerprint(source)}
     if already_imported(out, record):
         return out
     made = function(source, out, **options)
@@ -120,6 +121,13 @@ def read(name: str, source: Path, out: Path, /, **options: Any) -> Path:
     if about.is_file():  # a reader of many subjects makes a folder of datasets
         write_json(about, {**read_json(about), "import": json.loads(json.dumps(record, default=str))})
     return made
+
+
+def _without_folders(value: Any) -> Any:
+    """An option as a dataset may tell it to others: of a path on this machine the name only."""
+    if isinstance(value, Path) or (isinstance(value, str) and "/" in value and Path(value).exists()):
+        return Path(value).name
+    return [_without_folders(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def already_imported(out: Path, record: dict[str, Any]) -> bool:
