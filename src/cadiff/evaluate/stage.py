@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +23,16 @@ from cadiff.artifacts import (
 from cadiff.config import Config
 from cadiff.errors import ConfigError, DataError
 from cadiff.evaluate import semantic
-from cadiff.evaluate.folders import open_pictures
+from cadiff.evaluate.controls import PictureControls, mean_picture, same_category, score_picture
 from cadiff.evaluate.judging import Judge
 from cadiff.evaluate.ledger import Selection, record_look
 from cadiff.evaluate.pictures import (
     SAMPLE_COLUMNS,
     Reconstructions,
     open_stimuli,
-    resize,
-    sort_samples,
     stimulus_images,
 )
-from cadiff.evaluate.scores import PairScores, Protocol, Seen, metric_table
+from cadiff.evaluate.scores import Metric, PairScores, Protocol, Seen, metric_table
 from cadiff.evaluate.summary import (
     BRAIN,
     Draws,
@@ -46,6 +43,7 @@ from cadiff.evaluate.summary import (
     role,
     summary,
 )
+from cadiff.evaluate.systems import System, open_systems
 
 FORMAT = 1
 
@@ -77,8 +75,10 @@ class EvaluateConfig(Config):
     """Metric that the report leads with; null: n-way top-k with a judge, PCC without."""
     batch_size: int | None = Field(None, ge=1)
     """Pictures that the judge sees at once; null: 64 on a GPU, 8 on a CPU."""
+    train_pictures: int = Field(200, ge=0)
+    """Training pictures, drawn by seed, that the picture controls are made of (mean image, best constant, ...); 0: none."""
     seed: int = 0
-    """Seed of bootstrap, permutations and Monte-Carlo."""
+    """Seed of bootstrap, permutations, Monte-Carlo and the choice of training pictures."""
 
 
 def evaluate(
@@ -125,7 +125,7 @@ def evaluate(
         raise ConfigError(f"evaluate.headline is {headline!r}; there are {', '.join(metrics)}.")
     stimuli = open_stimuli(dataset)
     opened = {"": reconstructions, **{name: Path(folder) for name, folder in (against or {}).items()}}
-    systems = _open_systems(opened, stimuli, config, pattern, table)
+    systems = open_systems(opened, stimuli, pattern=pattern, table=table, subset=config.subset)
     folder = systems[0].folder
     ids = folder.stimulus_ids
     if len(ids) < 2:
@@ -145,6 +145,7 @@ def evaluate(
     conditions: dict[str, Any] = {}
     per_image: dict[str, dict[str, np.ndarray]] = {}
     tables: list[pd.DataFrame] = []
+    primary_seen: Seen | None = None
     for system in systems:
         condition = system.condition
         images = system.images(config.size)
@@ -157,29 +158,29 @@ def evaluate(
         own = np.repeat(np.arange(n), k)
         seen = look(images.reshape(n * k, *images.shape[2:]))
         pairs = PairScores(seen, targets, protocol)
+        if condition == BRAIN or primary_seen is None:
+            primary_seen = seen
         samples = {
             name: values.reshape(n, k) for name, values in pairs.against(own).items()
         }  # (images, samples)
         per_image[condition] = {name: values.mean(axis=1) for name, values in samples.items()}
-        mispaired = pairs.mispaired(own)
         tail = f"{_averaging(system.folder)}/mean-of-{k}/{n}-images/{size[1]}px"
-        conditions[condition] = {
-            "label": label(condition),
-            "role": role(condition),
-            "num_images": n,
-            "num_samples": k,
-            "metrics": {
-                name: summary(
-                    metric, samples[name], mispaired[name], f"{prefix}/{metric.protocol}/{tail}", draws
-                )
-                for name, metric in metrics.items()
-            },
-        }
+        conditions[condition] = _condition(
+            condition, samples, pairs.mispaired(own), metrics, f"{prefix}/{{}}/{tail}", draws
+        )
         if config.monte_carlo_trials and seen.logits is not None and targets.logits is not None:
             conditions[condition]["monte_carlo"] = _monte_carlo(
                 seen.logits, targets.logits, own, protocol, config
             )
         tables.append(_sample_table(system, samples, seen))
+
+    for name, scores, mispaired in _picture_controls(
+        config, stimuli, size, look, targets, protocol, headline, primary_seen
+    ):
+        per_image[name] = scores
+        tail = f"{len(ids)}-images/{size[1]}px"
+        values = {key: value[:, None] for key, value in scores.items()}
+        conditions[name] = _condition(name, values, mispaired, metrics, f"{prefix}/{{}}/{tail}", draws)
 
     digests = {name or BRAIN: folder_digest(path) for name, path in opened.items()}
     look_at_test = record_look(
@@ -232,65 +233,64 @@ def evaluate(
     return out
 
 
-@dataclass(frozen=True)
-class _System:
-    """One condition of one folder, under the name it has in the evaluation."""
-
-    condition: str
-    folder: Reconstructions
-    inside: str
-    """Its name in that folder."""
-    origin: str
-    """Which folder: empty for the first, else the name given in `against`."""
-
-    def images(self, size: int | None) -> np.ndarray:
-        """uint8 (stimuli, samples, H, W, 3)."""
-        images = self.folder.images(self.inside)
-        return images if size is None else resize(images, (size, size))
-
-
-def _open_systems(
-    opened: Mapping[str, Path],
-    stimuli: pd.DataFrame,
+def _picture_controls(
     config: EvaluateConfig,
-    pattern: str | None,
-    table: Path | None,
-) -> list[_System]:
-    tested = [str(name) for name in stimuli.index[stimuli["split"] == "test"]] or list(stimuli.index)
-    systems: list[_System] = []
-    for origin, path in opened.items():
-        plain = not (path / "samples.tsv").is_file()
-        folder = open_pictures(
-            path,
-            tested if plain else list(stimuli.index),
-            pattern=pattern if plain else None,
-            table=table if not origin else None,
-            subset=config.subset,
-        )
-        if systems and folder.stimulus_ids != systems[0].folder.stimulus_ids:
-            folder = _same_stimuli(folder, systems[0].folder)
-        if not origin:
-            systems += [_System(name, folder, name, "") for name in folder.conditions]
-            continue
-        if origin in {system.condition for system in systems}:
-            raise ConfigError(
-                f"The name {origin!r} is taken by a condition already scored: give another one."
-            )
-        inside = BRAIN if BRAIN in folder.conditions else folder.conditions[0]
-        systems.append(_System(origin, folder, inside, origin))
-    return systems
+    stimuli: pd.DataFrame,
+    size: tuple[int, int],
+    look: Judge,
+    targets: Seen,
+    protocol: Protocol,
+    headline: str,
+    brain: Seen | None,
+) -> Iterator[tuple[str, dict[str, np.ndarray], dict[str, float]]]:
+    """(name, scores (n,) by metric, mispaired scores) of the controls that are made of training pictures."""
+    from cadiff.evaluate.categories import coarse_category
+
+    known = stimuli[(stimuli["split"] == "train") & stimuli["file"].notna()]
+    count = min(config.train_pictures, len(known))
+    if count < 2:
+        return
+    drawn = np.sort(np.random.default_rng(config.seed).permutation(len(known))[:count])
+    pictures = stimulus_images(stimuli, [str(known.index[i]) for i in drawn], size)
+    controls = PictureControls(look(pictures), targets, protocol)
+    anyone = controls.expected()
+    mispaired = {name: float(values.mean()) for name, values in anyone.items()}
+    mean = score_picture(look(mean_picture(pictures)), targets, protocol)
+    yield "mean_image", mean, {name: float(values.mean()) for name, values in mean.items()}
+    yield "random_train", anyone, mispaired
+    for name, on in (("constant_train", "train"), ("constant_test", "test")):
+        scores = controls.constant(headline, on=on)
+        yield name, scores, {key: float(values.mean()) for key, values in scores.items()}
+    alike = same_category(controls.candidates, targets, coarse_category)
+    if alike is not None:
+        yield "coarse_category", controls.expected(alike), mispaired
+    if brain is not None:
+        n = len(targets.images)
+        own = np.repeat(np.arange(n), len(brain.images) // n)
+        nearest = controls.nearest(brain, own)
+        yield "nearest_train", {key: v.reshape(n, -1).mean(axis=1) for key, v in nearest.items()}, mispaired
 
 
-def _same_stimuli(folder: Reconstructions, first: Reconstructions) -> Reconstructions:
-    """`folder` with its stimuli in the first one's order; refused when they are others."""
-    if set(folder.stimulus_ids) != set(first.stimulus_ids):
-        odd = sorted(set(folder.stimulus_ids) ^ set(first.stimulus_ids))
-        raise DataError(
-            f"{folder.folder} and {first.folder} do not show the same stimuli ({len(odd)} are in one only, first: "
-            f"{odd[0]!r}); systems are compared image by image."
-        )
-    order = sort_samples(folder.table, folder.conditions, first.stimulus_ids)
-    return replace(folder, table=order, stimulus_ids=first.stimulus_ids)
+def _condition(
+    name: str,
+    samples: Mapping[str, np.ndarray],
+    mispaired: Mapping[str, float],
+    metrics: Mapping[str, Metric],
+    protocol: str,
+    draws: Draws,
+) -> dict[str, Any]:
+    """One condition of evaluation.json; `samples` are (images, samples) by metric, {} in `protocol` is the metric's part."""
+    n, k = next(iter(samples.values())).shape
+    return {
+        "label": label(name),
+        "role": role(name),
+        "num_images": n,
+        "num_samples": k,
+        "metrics": {
+            key: summary(metric, samples[key], mispaired[key], protocol.format(metric.protocol), draws)
+            for key, metric in metrics.items()
+        },
+    }
 
 
 def _monte_carlo(
@@ -317,7 +317,7 @@ def _monte_carlo(
     }
 
 
-def _sample_table(system: _System, samples: dict[str, np.ndarray], seen: Seen) -> pd.DataFrame:
+def _sample_table(system: System, samples: dict[str, np.ndarray], seen: Seen) -> pd.DataFrame:
     table = system.folder.rows(system.inside).loc[:, list(SAMPLE_COLUMNS)].reset_index(drop=True)
     table["condition"] = system.condition
     table["origin"] = system.origin
@@ -328,7 +328,7 @@ def _sample_table(system: _System, samples: dict[str, np.ndarray], seen: Seen) -
     return table
 
 
-def _image_table(systems: Sequence[_System], per_image: dict[str, dict[str, np.ndarray]]) -> pd.DataFrame:
+def _image_table(systems: Sequence[System], per_image: dict[str, dict[str, np.ndarray]]) -> pd.DataFrame:
     parts = []
     for system in systems:
         keys = {

@@ -17,6 +17,12 @@ CONDITIONS = {
     "prior_only": ("Prior only", "control"),
     "shuffled": ("Shuffled brain", "control"),
     "label_oracle": ("True label (oracle)", "ceiling"),
+    "mean_image": ("Mean training picture", "control"),
+    "random_train": ("Random training picture", "control"),
+    "constant_train": ("Best constant, chosen on training", "control"),
+    "constant_test": ("Best constant, chosen on test (attack)", "attack"),
+    "coarse_category": ("Knows one of nine categories (oracle)", "oracle"),
+    "nearest_train": ("Training picture nearest to the reconstruction", "rival"),
 }
 """Known conditions: name for people, and role. Any other condition is a system of its own, role "other"."""
 
@@ -27,8 +33,8 @@ def label(condition: str) -> str:
 
 
 def role(condition: str) -> str:
-    """What a condition is for: "brain", "control" (needs no brain), "ceiling" (knows more than a brain),
-    "other"."""
+    """What a condition is for: "brain"; "control" (needs no brain); "attack" (a control that was chosen on the test set);
+    "oracle" (is told something about the stimulus); "ceiling" (all that the generator could do); "rival"; "other"."""
     return CONDITIONS.get(condition, ("", "other"))[1]
 
 
