@@ -53,9 +53,11 @@ def describe(dataset: BrainDataset) -> Group:
         rois.add_row(name, str(count), *shown)
 
     found = warnings(dataset)
-    lines = [Text(f"warning: {line}", style="yellow") for line in found] or [
-        Text("Nothing looks wrong.", style="green")
-    ]
+    told = about.get("notes") or []
+    notes = [Text(f"note: {line}") for line in ([told] if isinstance(told, str) else told)]
+    lines = notes + [Text(f"warning: {line}", style="yellow") for line in found]
+    if not found:
+        lines.append(Text("Nothing looks wrong.", style="green"))
     return Group(facts, trials, rois, *lines)
 
 

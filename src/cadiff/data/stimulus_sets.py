@@ -136,14 +136,14 @@ def _complete(table: pd.DataFrame) -> pd.DataFrame:
     # ids become file names of the dataset
     table["stimulus_id"] = [re.sub(r"[^\w.-]", "_", str(name)) for name in table["stimulus_id"]]
     if "imagenet_index" not in table:
-        table["imagenet_index"] = table["label"].map(_imagenet_indices())
+        table["imagenet_index"] = table["label"].map(imagenet_indices())
     table["imagenet_index"] = pd.to_numeric(table["imagenet_index"], errors="coerce").astype("Int64")
     if "licence" not in table:
         table["licence"] = None
     return table[["stimulus_id", "file", "label", "imagenet_index", "licence"]]
 
 
-def _imagenet_indices() -> dict[str, int]:
+def imagenet_indices() -> dict[str, int]:
     """WordNet id -> ImageNet-1k index of the classes that the shipped prior knows."""
     asset = resources.files("cadiff") / "assets" / "prior" / "prior.json"
     if not asset.is_file():
