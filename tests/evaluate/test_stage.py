@@ -63,13 +63,17 @@ def test_json_and_tables_agree_with_each_other_and_with_the_pure_functions(
 def test_the_brain_is_told_from_its_controls(write_reconstructions, linear_brain, tmp_path):
     folder = write_reconstructions(brain=0.2, prior_only=1.0, shuffled=0.2, label_oracle=0.0)
     found = read_json(evaluate(PIXELS, folder, linear_brain, tmp_path / "e") / "evaluation.json")
-    assert {row["control"] for row in found["comparisons"]} == {"prior_only", "shuffled", "label_oracle"}
+    pictures = {"mean_image", "random_train", "constant_train", "constant_test", "nearest_train"}
+    assert {r["control"] for r in found["comparisons"]} == {
+        "prior_only",
+        "shuffled",
+        "label_oracle",
+    } | pictures
+    controls = {"prior_only", "shuffled", "mean_image", "random_train", "constant_train"}
     for name, row in found["from_the_brain"].items():
-        assert row["control"] != "label_oracle" and row["gain"] > 0
-        others = [
-            r["gain"] for r in found["comparisons"] if r["metric"] == name and r["control"] != "label_oracle"
-        ]
-        assert row["gain"] == min(others)
+        assert row["control"] in controls
+        others = [r["gain"] for r in found["comparisons"] if r["metric"] == name and r["control"] in controls]
+        assert row["gain"] == min(others) > 0
         assert row["exact"] and row["p"] >= 2 / 2**6  # six images: no p can be smaller
         assert row["p_holm"] >= row["p"]
     assert found["from_the_brain"]["mse"]["difference"] < 0

@@ -4,8 +4,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cadiff.errors import DataError
-from cadiff.evaluate.statistics import bootstrap_interval, compare, holm, permutation_p
+from cadiff.errors import ConfigError, DataError
+from cadiff.evaluate.statistics import (
+    bootstrap_interval,
+    compare,
+    detectable_difference,
+    effect_size_interval,
+    holm,
+    paired_power,
+    permutation_p,
+    required_images,
+)
 
 
 @pytest.mark.parametrize("draw, mean", [("normal", 0.0), ("exponential", 1.0)])
@@ -93,3 +102,73 @@ def test_broken_scores_are_refused():
         bootstrap_interval(np.array([1.0, np.nan]))
     with pytest.raises(DataError, match="same images"):
         compare(np.ones(3), np.ones(4))
+
+
+@pytest.mark.parametrize("effect, images", [(0.2, 199), (0.5, 34), (0.8, 15), (1.0, 10)])
+def test_the_number_of_images_is_the_published_one(effect, images):
+    # Paired t-test, two-sided 5 %, power 80 %: G*Power's values (Faul et al. 2007).
+    assert required_images(effect, 1.0) == required_images(-3 * effect, 3.0) == images
+
+
+@pytest.mark.parametrize("effect, power, alpha", [(0.5, 0.8, 0.05), (0.9, 0.9, 0.01), (1.6, 0.8, 0.05)])
+def test_the_power_is_what_a_simulation_finds(rng, effect, power, alpha):
+    n, repeats = required_images(effect, 1.0, power=power, alpha=alpha), 20_000
+
+    def rejected(images):
+        d = effect + rng.normal(size=(repeats, images))
+        return (stats.ttest_1samp(d, 0, axis=1).pvalue < alpha).mean()
+
+    error = 4.5 * np.sqrt(power * (1 - power) / repeats)
+    assert rejected(n) == pytest.approx(paired_power(effect, 1.0, n, alpha=alpha), abs=error)
+    assert rejected(n) > power - error
+    assert rejected(n - 1) < power + error
+
+
+def test_power_grows_from_the_level_to_one():
+    assert paired_power(0.0, 1.0, 30, alpha=0.03) == pytest.approx(0.03)
+    powers = [paired_power(d, 1.0, 30) for d in np.linspace(0, 3, 40)]
+    assert np.all(np.diff(powers) >= 0) and powers[-1] == pytest.approx(1)
+    assert paired_power(-0.4, 1.0, 30) == paired_power(0.4, 1.0, 30)
+    assert paired_power(5.0, 1.0, 100_000) == 1.0  # where SciPy's tail underflows
+
+
+@pytest.mark.parametrize("n", [2, 5, 50, 1000])
+def test_the_detectable_difference_inverts_the_number_of_images(n):
+    d = detectable_difference(n, 0.3, power=0.9)
+    assert paired_power(d, 0.3, n) == pytest.approx(0.9)
+    assert required_images(d * 1.0001, 0.3, power=0.9) == n
+
+
+def test_the_effect_sizes_interval_covers_it(rng):
+    effect, n, repeats, hits = 0.6, 20, 400, 0
+    for _ in range(repeats):
+        d = effect + rng.normal(size=n)
+        low, high = effect_size_interval(d.mean() / d.std(ddof=1), n)
+        hits += low <= effect <= high
+    assert hits / repeats == pytest.approx(0.95, abs=4 * np.sqrt(0.95 * 0.05 / repeats))
+
+
+def test_the_effect_sizes_interval_in_known_cases():
+    low, high = effect_size_interval(0.0, 25)
+    assert (low, high) == pytest.approx((-1.96 / 5, 1.96 / 5), abs=1e-4)  # a central t: sd of its shift is 1
+    # It excludes 0 exactly where the t-test is significant.
+    edge = stats.t.ppf(0.975, 11) / np.sqrt(12)
+    assert effect_size_interval(edge, 12)[0] == pytest.approx(0, abs=1e-9)
+    assert effect_size_interval(-0.5, 9) == pytest.approx(
+        tuple(-x for x in effect_size_interval(0.5, 9)[::-1])
+    )
+    assert effect_size_interval(np.inf, 9) == (np.inf, np.inf)
+    assert all(np.isfinite(effect_size_interval(e, n)).all() for e in (0.01, 1, 20) for n in (2, 10, 2000))
+
+
+def test_impossible_plans_are_refused():
+    with pytest.raises(ConfigError, match="No number of images"):
+        required_images(0.0, 1.0)
+    with pytest.raises(ConfigError, match="above 0"):
+        required_images(0.1, 0.0)
+    with pytest.raises(ConfigError, match="alpha < power"):
+        required_images(0.1, 1.0, power=0.04)
+    with pytest.raises(ConfigError, match="two images"):
+        detectable_difference(1, 1.0)
+    with pytest.raises(ConfigError, match="two pairs"):
+        effect_size_interval(0.5, 1)

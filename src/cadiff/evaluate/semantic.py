@@ -62,13 +62,23 @@ def n_way_top_k(
         DataError: scores that are NaN, or a truth outside `classes`.
     """
     own, among = _split(scores, truth, classes)
-    num_others = among.shape[1] - 1
-    _check_counts(n, k, num_others + 1)
+    _check_counts(n, k, among.shape[1])
     above = np.count_nonzero(among > own, axis=1)  # r
     equal = np.zeros_like(above)  # t
     if ties == "random":
         equal = np.count_nonzero(among == own, axis=1) - 1  # the truth equals itself
-    table = hypergeom.cdf(k - 1, num_others, np.arange(num_others + 1), n - 1)  # P for every r
+    return success_probability(above, equal, n=n, k=k, num_classes=among.shape[1])
+
+
+def success_probability(
+    above: np.ndarray, equal: np.ndarray, *, n: int, k: int, num_classes: int
+) -> np.ndarray:
+    """P of the head of this module for integer arrays of one shape: classes `above` the truth, and others `equal` to it.
+
+    Raises `ConfigError` where k and n do not fit the number of classes.
+    """
+    _check_counts(n, k, num_classes)
+    table = hypergeom.cdf(k - 1, num_classes - 1, np.arange(num_classes), n - 1)  # P for every r
     total = np.concatenate([[0.0], np.cumsum(table)])
     averaged = (total[above + equal + 1] - total[above]) / (equal + 1)
     # The running sum costs digits; without ties the table itself is meant.

@@ -22,7 +22,8 @@ from cadiff.artifacts import (
 )
 from cadiff.config import Config
 from cadiff.errors import ConfigError, DataError
-from cadiff.evaluate import semantic
+from cadiff.evaluate import evidence, semantic
+from cadiff.evaluate.categories import coarse_category
 from cadiff.evaluate.controls import PictureControls, mean_picture, same_category, score_picture
 from cadiff.evaluate.judging import Judge
 from cadiff.evaluate.ledger import Selection, record_look
@@ -146,6 +147,7 @@ def evaluate(
     per_image: dict[str, dict[str, np.ndarray]] = {}
     tables: list[pd.DataFrame] = []
     primary_seen: Seen | None = None
+    seeds: dict[str, Any] = {}
     for system in systems:
         condition = system.condition
         images = system.images(config.size)
@@ -172,6 +174,12 @@ def evaluate(
             conditions[condition]["monte_carlo"] = _monte_carlo(
                 seen.logits, targets.logits, own, protocol, config
             )
+        conditions[condition]["categories"] = evidence.categories(
+            seen, targets, per_image[condition][headline], draws
+        )
+        conditions[condition]["diversity"] = evidence.spread(seen, k)
+        if system is systems[0] or condition == BRAIN:
+            seeds = evidence.variance(samples)
         tables.append(_sample_table(system, samples, seen))
 
     for name, scores, mispaired in _picture_controls(
@@ -197,6 +205,9 @@ def evaluate(
         "conditions": conditions,
         "comparisons": rows,
         "from_the_brain": from_the_brain(rows),
+        "required_images": evidence.images_needed(rows, headline),
+        "variance": seeds,
+        "variants": folder.about.get("variants") or {},
         "judge": look.about(targets, stimuli, ids),
         "pictures": {
             "height": size[0],
@@ -244,8 +255,6 @@ def _picture_controls(
     brain: Seen | None,
 ) -> Iterator[tuple[str, dict[str, np.ndarray], dict[str, float]]]:
     """(name, scores (n,) by metric, mispaired scores) of the controls that are made of training pictures."""
-    from cadiff.evaluate.categories import coarse_category
-
     known = stimuli[(stimuli["split"] == "train") & stimuli["file"].notna()]
     count = min(config.train_pictures, len(known))
     if count < 2:

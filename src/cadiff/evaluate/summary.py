@@ -25,6 +25,8 @@ CONDITIONS = {
     "nearest_train": ("Training picture nearest to the reconstruction", "rival"),
 }
 """Known conditions: name for people, and role. Any other condition is a system of its own, role "other"."""
+TOLD = ("oracle", "ceiling")
+"""Roles of conditions that know more of the stimulus than any control may."""
 
 
 def label(condition: str) -> str:
@@ -83,7 +85,10 @@ def _interval(values: np.ndarray, draws: Draws) -> list[float]:
 def comparisons(
     per_image: dict[str, dict[str, np.ndarray]], metrics: dict[str, Metric], primary: str, draws: Draws
 ) -> list[dict[str, Any]]:
-    """The primary condition against every other one, for every metric; Holm's correction over all of them.
+    """The primary condition against every other one, for every metric.
+
+    Holm's correction runs over what claims to be beaten: per metric, all controls, attacks and rivals together. Oracles and
+    ceilings, which are told something about the stimulus, are a family of their own.
 
     `difference` is primary minus other in the metric's own units; `gain` is the same with the sign turned
     where lower is better, so a positive gain always favours the primary condition.
@@ -104,8 +109,12 @@ def comparisons(
             gain = found.difference if metric.higher_is_better else -found.difference
             row = {"metric": name, "condition": primary, "control": control, **values}
             rows.append({**row, "ci95": interval, "gain": gain})
-    for row, adjusted in zip(rows, holm(np.array([row["p"] for row in rows])), strict=True):
-        row["p_holm"] = float(adjusted)
+    for name in metrics:
+        for told in (False, True):
+            family = [r for r in rows if r["metric"] == name and (role(r["control"]) in TOLD) is told]
+            adjusted = holm(np.array([row["p"] for row in family])) if family else []
+            for row, p in zip(family, adjusted, strict=True):
+                row["p_holm"] = float(p)
     return rows
 
 
