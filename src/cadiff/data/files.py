@@ -24,6 +24,8 @@ LOCAL_HEADER = 30  # bytes of a zip member's local header before its name
 
 def need_file(path: Path, hint: str) -> Path:
     """`path` when it is a file; else a `DataError` that says what is there and gives the hint."""
+    if path.is_dir():
+        raise DataError(f"{path} is a folder, expected a file: {hint}")
     if not path.is_file():
         raise DataError(f"There is no file {path} (found: {what_is_at(path.parent)}): {hint}")
     return path

@@ -93,7 +93,7 @@ class MatFile(Mapping[str, np.ndarray]):
         if missing := [name for name in names if name not in self._members]:
             found = ", ".join(list(self)[:20]) or "none"
             raise DataError(
-                f"{self.path} lacks the arrays {', '.join(missing)} (numeric arrays found: {found}); "
+                f"{self.path} lacks {', '.join(missing)} (numeric arrays found: {found}); "
                 f"expected {', '.join(names)}."
             )
 

@@ -95,14 +95,17 @@ class DatasetWriter:
                 f"betas are {betas.shape}, but there are {len(trials)} trials and {len(self.voxels)} voxels."
             )
         for start in range(0, len(betas), CHUNK_ROWS):
-            rows = np.ascontiguousarray(betas[start : start + CHUNK_ROWS], dtype="<f4")
+            with np.errstate(
+                over="ignore"
+            ):  # what float32 cannot hold becomes infinite, and is refused as that
+                rows = np.ascontiguousarray(betas[start : start + CHUNK_ROWS], dtype="<f4")
             self._bad |= ~np.isfinite(rows).all(axis=0)
             self._digest.update(rows.data)
             self._file.write(rows.data)
         self._trials.append(trials)
         self.num_trials += len(trials)
 
-    def add_stimulus(self, stimulus_id: str, picture: np.ndarray | Path | None, **about: Any) -> None:
+    def add_stimulus(self, stimulus_id: str, picture: np.ndarray | Path | None, /, **about: Any) -> None:
         """Adds a picture: uint8 (H, W, 3) or (H, W), stored as PNG, or a file (JPEG and PNG are copied as they are).
 
         None adds a stimulus of which only the label is known: it can be decoded, not reconstructed.

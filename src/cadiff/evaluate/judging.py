@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,12 +38,14 @@ class Judge:
         if self._classifier is None:
             return Seen(images)
         # Controls often repeat one picture for every stimulus: look once at each.
-        flat = images.reshape(len(images), -1)
-        _, where, back = np.unique(flat, axis=0, return_index=True, return_inverse=True)
+        first: dict[bytes, int] = {}
+        names = [hashlib.sha256(image.tobytes()).digest() for image in images]
+        where = np.array([i for i, name in enumerate(names) if first.setdefault(name, i) == i])
+        rank = {names[i]: row for row, i in enumerate(where)}
+        back = np.array([rank[name] for name in names])
         found = self._classifier.features(
             images[where], ("pooled", "logits"), batch_size=self._batch_size, progress=self._progress
         )
-        back = back.reshape(-1)
         return Seen(images, found["logits"][back], found["pooled"][back])
 
     def about(

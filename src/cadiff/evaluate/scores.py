@@ -100,26 +100,31 @@ class PairScores:
         scores["two_way_pixels"] = pixel.two_way_identification(self._alike_pixels, own)
         scores["pcc"] = self._alike_pixels[rows, own]
         if with_ssim:
-            scores["ssim"] = np.concatenate(
-                [
-                    pixel.ssim(self._seen.images[part], self._stimuli.images[own[part]])
-                    for part in _parts(len(own))
-                ]
-            )
+            scores["ssim"] = self._ssim(rows, own)
         scores["mse"] = self._mse[rows, own]
         return scores
+
+    def _ssim(self, rows: np.ndarray, own: np.ndarray) -> np.ndarray:
+        """SSIM of the reconstructions `rows (r,)` with the stimuli `own (r,)`."""
+        images, targets = self._seen.images, self._stimuli.images
+        parts = [pixel.ssim(images[rows[part]], targets[own[part]]) for part in _parts(len(rows))]
+        return np.concatenate(parts)
 
     def mispaired(self, own: np.ndarray) -> dict[str, float]:
         """Mean scores against wrong stimuli: the chance level that these very pictures have.
 
         Averages over the cyclic shifts of the stimuli, all of them up to 24, else 24 evenly spaced; SSIM,
-        which is slow, over the first 4 of those.
+        which is slow, over the first 4 of those and the first sample of every stimulus.
         """
         n = len(self._stimuli.images)
         shifts = np.unique(np.linspace(1, n - 1, min(n - 1, 24)).round().astype(int))
         total: dict[str, list[float]] = {}
+        first = np.unique(own, return_index=True)[1]
         for i, shift in enumerate(shifts):
-            for name, values in self.against((own + shift) % n, with_ssim=i < 4).items():
+            found = self.against((own + shift) % n, with_ssim=False)
+            if i < 4:
+                found["ssim"] = self._ssim(first, (own[first] + shift) % n)
+            for name, values in found.items():
                 total.setdefault(name, []).append(float(values.mean()))
         return {name: float(np.mean(values)) for name, values in total.items()}
 

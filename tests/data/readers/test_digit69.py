@@ -8,22 +8,14 @@ from scipy.io import savemat
 
 from cadiff.data.dataset import BrainDataset
 from cadiff.data.readers.digit69 import read_digit69
+from cadiff.data.splits import check_disjoint
 from cadiff.errors import DataError
-
-
-def content(rng: np.random.Generator) -> dict[str, np.ndarray]:
-    return {
-        "fmriTrn": rng.normal(size=(6, 12)),
-        "fmriTest": rng.normal(size=(2, 12)),
-        "stimTrn": rng.integers(0, 256, (6, 784)).astype(np.uint8),
-        "stimTest": rng.integers(0, 256, (2, 784)).astype(np.uint8),
-        "labelTrn": np.array([[1], [1], [1], [2], [2], [2]], dtype=np.uint8),
-        "labelTest": np.array([[1], [2]], dtype=np.uint8),
-    }
+from layouts.arrays import write_mat73
+from layouts.digit69 import make_content
 
 
 def test_betas_labels_and_upright_pictures_come_through(tmp_path, rng):
-    arrays = content(rng)
+    arrays = make_content(rng)
     upright = np.zeros((28, 28), np.uint8)
     upright[3, 20] = 200  # row 3, column 20: near the top, on the right
     arrays["stimTest"][1] = upright.ravel(order="F")  # Matlab writes columns first
@@ -37,7 +29,7 @@ def test_betas_labels_and_upright_pictures_come_through(tmp_path, rng):
 
 
 def test_a_larger_canvas_centres_the_picture_and_changes_no_pixel(tmp_path, rng):
-    arrays = content(rng)
+    arrays = make_content(rng)
     savemat(tmp_path / "digits.mat", arrays)
     plain = BrainDataset.open(read_digit69(tmp_path / "digits.mat", tmp_path / "plain"))
     padded = BrainDataset.open(read_digit69(tmp_path / "digits.mat", tmp_path / "padded", canvas=32))
@@ -46,6 +38,33 @@ def test_a_larger_canvas_centres_the_picture_and_changes_no_pixel(tmp_path, rng)
         assert picture.shape == (32, 32, 3)
         np.testing.assert_array_equal(picture[2:30, 2:30], plain.image(name))
         assert picture.sum() == plain.image(name).sum()
+
+
+def test_doubles_and_a_file_of_version_73_give_the_same_dataset(tmp_path, rng):
+    arrays = make_content(rng)
+    savemat(tmp_path / "digits.mat", arrays)
+    write_mat73(tmp_path / "digits73.mat", {name: array.astype(float) for name, array in arrays.items()})
+    made = [read_digit69(tmp_path / f"{name}.mat", tmp_path / name) for name in ("digits", "digits73")]
+    first, second = (BrainDataset.open(folder).description["sha256"] for folder in made)
+    assert first == second
+
+
+@pytest.mark.parametrize(("train", "test", "selection"), [(90, 10, False), (80, 10, True)])
+def test_the_published_counts_and_selections_are_told_apart(tmp_path, rng, train, test, selection):
+    savemat(
+        tmp_path / "digits.mat", make_content(rng, train=train, test=test, voxels=3092), do_compression=True
+    )
+    data = BrainDataset.open(read_digit69(tmp_path / "digits.mat", tmp_path / "out"))
+    assert data.description["counts"]["found"] == {"train": train, "test": test, "voxels": 3092}
+    assert data.description["counts"]["selection"] is selection
+    assert dict(data.trials["split"].value_counts()) == {"train": train, "test": test}
+
+
+@pytest.mark.parametrize("canvas", [27, 0, 2.5, True, "32", 10**6])
+def test_a_canvas_that_makes_no_picture_is_refused(tmp_path, rng, canvas):
+    savemat(tmp_path / "digits.mat", make_content(rng))
+    with pytest.raises(DataError, match="give 28 to"):
+        read_digit69(tmp_path / "digits.mat", tmp_path / "out", canvas=canvas)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +79,7 @@ def test_a_larger_canvas_centres_the_picture_and_changes_no_pixel(tmp_path, rng)
     ],
 )
 def test_a_wrong_file_is_refused_and_nothing_is_written(tmp_path, rng, change, message):
-    arrays = content(rng)
+    arrays = make_content(rng)
     change(arrays)
     savemat(tmp_path / "digits.mat", arrays)
     with pytest.raises(DataError, match=message):
@@ -78,6 +97,7 @@ def test_the_real_file(dev_data, tmp_path):
     source = dev_data / "digit69" / "digit69_28x28.mat"
     data = BrainDataset.open(read_digit69(source, tmp_path / "out"))
     assert data.betas.shape[1] == 3092
+    check_disjoint(data)
     labels = data.stimuli["label"]
     pictures = {name: data.image(name)[..., 0].astype(float) for name in labels.index}
 

@@ -4,25 +4,27 @@ The .mat file as it circulates holds, for training (`Trn`) and test (`Test`) tri
     fmriTrn   float (trials, voxels)   responses of V1, V2 and V3 together, not z-scored; 3092 voxels
     stimTrn   uint8 (trials, 784)      28 x 28 pictures, column by column: `row.reshape(28, 28).T` is upright
     labelTrn  (trials, 1)              1 for a six, 2 for a nine
-The public file has 90 + 10 trials; selections of it have fewer, so counts are not fixed here. Every trial shows a
-different picture, once. All pictures come from MNIST's training set: a digit prior or a scoring classifier that was
-trained on MNIST must leave them out. The file states no licence for them.
+The public file has 90 + 10 trials; selections of it have fewer, so counts are recorded in the description and not refused.
+Every trial shows a different picture, once. All pictures come from MNIST's training set: a digit prior or a scoring
+classifier that was trained on MNIST must leave them out. The file states no licence for them.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from cadiff.data.dataset import write_dataset
+from cadiff.data.files import need_numbers
+from cadiff.data.mat import load_mat
+from cadiff.data.writer import dataset_writer
 from cadiff.errors import DataError
 
-SIDE = 28
+SIDE, MAX_CANVAS = 28, 1024
 LABELS = {1: "6", 2: "9"}
 SPLITS = {"train": "Trn", "test": "Test"}
+PUBLISHED = {"train": 90, "test": 10, "voxels": 3092}
 KEYS = tuple(f"{part}{suffix}" for suffix in SPLITS.values() for part in ("fmri", "stim", "label"))
 
 
@@ -39,78 +41,62 @@ def read_digit69(source: Path, out: Path, *, canvas: int = SIDE, subject: str = 
     Raises:
         DataError: not a .mat file, a key missing, or shapes and labels that do not fit.
     """
-    if not isinstance(canvas, int) or canvas < SIDE:
-        raise DataError(f"canvas={canvas!r}: the pictures have {SIDE} x {SIDE} pixels, give {SIDE} or more.")
-    arrays = _load(source)
-    betas, trials, stimuli, images = [], [], [], {}
-    for split, suffix in SPLITS.items():
-        responses, pictures, labels = (arrays[f"{part}{suffix}"] for part in ("fmri", "stim", "label"))
-        betas.append(responses)
-        for number, (row, label) in enumerate(zip(pictures, labels.ravel(), strict=True), start=1):
-            stimulus_id = f"{split}-{number:03d}"
-            images[stimulus_id] = _picture(row, canvas)
-            trials.append({"stimulus_id": stimulus_id, "split": split, "session": 1, "run": 1, "repeat": 1})
-            stimuli.append({"stimulus_id": stimulus_id, "label": LABELS[int(label)], "licence": "not stated"})
-    responses = np.concatenate(betas)
-    return write_dataset(
-        out,
-        name="digit69",
-        subject=subject,
-        betas=responses,
-        trials=pd.DataFrame(trials),
-        voxels=pd.DataFrame({"rois": ["V1-V3"] * responses.shape[1]}),
-        stimuli=pd.DataFrame(stimuli),
-        images=images,
-        description={
-            "source": source.name,
-            "units": "response estimates as published, not z-scored",
-            "citation": "van Gerven, de Lange & Heskes 2010, Neural Computation 22:3127-3142",
-            "licence": "not stated by the source",
-            "picture": {"side": SIDE, "canvas": canvas},
-        },
-    )
-
-
-def _load(source: Path) -> dict[str, np.ndarray]:
-    from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
-
-    if not source.is_file():
-        raise DataError(f"{source} is not a file: expected the .mat file, digit69_28x28.mat.")
-    try:
-        content: dict[str, Any] = loadmat(source, variable_names=KEYS)
-    except (OSError, ValueError, IndexError, TypeError, NotImplementedError, MatReadError) as error:
+    if type(canvas) is not int or not SIDE <= canvas <= MAX_CANVAS:
         raise DataError(
-            f"{source} is not a .mat file that can be read ({error}): expected digit69_28x28.mat."
-        ) from None
-    if missing := [key for key in KEYS if key not in content]:
-        found = ", ".join(key for key in content if not key.startswith("__")) or "none of its arrays"
-        raise DataError(f"{source} lacks {', '.join(missing)} (found: {found}); expected {', '.join(KEYS)}.")
-    arrays = {key: np.asarray(content[key]) for key in KEYS}
-    widths = {arrays[f"fmri{suffix}"].shape[-1] for suffix in SPLITS.values()}
-    if len(widths) > 1:
-        raise DataError(f"{source}: fmriTrn and fmriTest have different numbers of voxels, {sorted(widths)}.")
-    for suffix in SPLITS.values():
-        _check(source, suffix, arrays)
-    return arrays
-
-
-def _check(source: Path, suffix: str, arrays: dict[str, np.ndarray]) -> None:
-    betas, pictures, labels = (arrays[f"{part}{suffix}"] for part in ("fmri", "stim", "label"))
-    if pictures.ndim != 2 or pictures.shape[1] != SIDE * SIDE or pictures.dtype != np.uint8:
-        raise DataError(
-            f"{source}: stim{suffix} is {pictures.dtype} {pictures.shape}, expected uint8 (trials, {SIDE * SIDE})."
+            f"canvas={canvas!r}: the pictures have {SIDE} x {SIDE} pixels, give {SIDE} to {MAX_CANVAS}."
         )
-    if betas.ndim != 2 or not len(betas) == len(pictures) == labels.size:
+    content = load_mat(source, KEYS)
+    voxels = need_numbers(content["fmriTrn"], (None, None), f"{source}: fmriTrn").shape[1]
+    parts = {split: _part(source, suffix, content, voxels) for split, suffix in SPLITS.items()}
+    found = {**{split: len(responses) for split, (responses, _, _) in parts.items()}, "voxels": voxels}
+    about = {
+        "source": source.name,
+        "units": "response estimates as published, not z-scored",
+        "citation": "van Gerven, de Lange & Heskes 2010, Neural Computation 22:3127-3142",
+        "licence": "not stated by the source",
+        "picture": {"side": SIDE, "canvas": canvas},
+        "counts": {"found": found, "published": PUBLISHED, "selection": found != PUBLISHED},
+    }
+    table = pd.DataFrame({"rois": ["V1-V3"] * voxels})
+    with dataset_writer(out, name="digit69", subject=str(subject), voxels=table, description=about) as writer:
+        for split, (responses, pictures, labels) in parts.items():
+            ids = [f"{split}-{number:03d}" for number in range(1, len(responses) + 1)]
+            for stimulus_id, row, label in zip(ids, pictures, labels.tolist(), strict=True):
+                writer.add_stimulus(
+                    stimulus_id, _upright(row, canvas), label=LABELS[int(label)], licence="not stated"
+                )
+            trials = pd.DataFrame({"stimulus_id": ids, "split": split, "session": 1, "run": 1, "repeat": 1})
+            writer.add_trials(responses, trials)
+    return out
+
+
+def _part(
+    source: Path, suffix: str, content: dict[str, np.ndarray], voxels: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Responses (n, voxels), pictures uint8 (n, 784) and labels (n,) of the training or the test trials."""
+    responses = need_numbers(content[f"fmri{suffix}"], (None, None), f"{source}: fmri{suffix}")
+    pictures = need_numbers(content[f"stim{suffix}"], (None, SIDE * SIDE), f"{source}: stim{suffix}")
+    labels = content[f"label{suffix}"].ravel()
+    if responses.shape[1] != voxels:
         raise DataError(
-            f"{source}: {len(betas)} trials in fmri{suffix}, {len(pictures)} in stim{suffix}, {labels.size} in "
+            f"{source}: fmriTrn and fmri{suffix} have different numbers of voxels, {voxels} and {responses.shape[1]}."
+        )
+    if not len(responses) == len(pictures) == labels.size:
+        raise DataError(
+            f"{source}: {len(responses)} trials in fmri{suffix}, {len(pictures)} in stim{suffix}, {labels.size} in "
             f"label{suffix}; expected the same number in each."
         )
-    if strange := sorted(set(labels.ravel().tolist()) - set(LABELS)):
+    grey = np.isin(pictures, np.arange(256))  # MATLAB may have stored them as double
+    if not grey.all():
+        raise DataError(
+            f"{source}: stim{suffix} holds {pictures[~grey].flat[0]}, expected uint8, or whole numbers from 0 to 255."
+        )
+    if strange := sorted(set(labels.tolist()) - set(LABELS)):
         raise DataError(f"{source}: label{suffix} holds {strange[0]!r}; expected 1 (a six) and 2 (a nine).")
+    return responses, pictures.astype(np.uint8), labels
 
 
-def _picture(row: np.ndarray, canvas: int) -> np.ndarray:
+def _upright(row: np.ndarray, canvas: int) -> np.ndarray:
     """One stimulus, uint8 (canvas, canvas), upright and centred."""
     before = (canvas - SIDE) // 2
     return np.pad(row.reshape(SIDE, SIDE).T, (before, canvas - SIDE - before))
