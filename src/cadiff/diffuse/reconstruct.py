@@ -6,30 +6,35 @@ and its control differ by the condition alone:
     prior_only      "no brain": what the image prior draws anyway
     shuffled        the betas of another stimulus: what any brain makes it draw
     label_oracle    the true label instead of betas: what the generator could do with a perfect category
+
+Further brain conditions (fewer repeats, one ROI alone or left out: `cadiff.diffuse.variants`) are drawn in the same batches.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from cadiff.artifacts import folder_digest, new_folder, provenance, refuse_existing, write_json
 from cadiff.config import Config
 from cadiff.contrast.trials import dataset_digest
-from cadiff.data.dataset import BrainDataset
+from cadiff.data.dataset import BrainDataset, write_table
 from cadiff.data.splits import average_repeats
 from cadiff.diffuse.conditioner import Condition
+from cadiff.diffuse.importance import condition_importance, importance_table
 from cadiff.diffuse.pipeline import FmriToImagePipeline, find_pipeline, open_pipeline
 from cadiff.diffuse.sampling import Precision, SchedulerName, trial_noise
+from cadiff.diffuse.variants import repeat_variants, roi_variants
 from cadiff.errors import ConfigError, DataError
 
 Control = Literal["prior_only", "shuffled", "label_oracle"]
@@ -57,12 +62,33 @@ class ReconstructConfig(Config):
     """Below 1, begin at the noised latent start, which the pipeline must have."""
     controls: tuple[Control, ...] = ("prior_only", "shuffled")
     """Conditions drawn beside the brain's."""
+    repeats: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """Also draw from averages of so many presentations of each stimulus, for a curve: [1, 2, 4]."""
+    only_rois: tuple[str, ...] = ()
+    """Also draw from each of these ROIs alone, other voxels at their training mean; all: from every ROI in turn."""
+    without_rois: tuple[str, ...] = ()
+    """Also draw without each of these ROIs, its voxels at their training mean; all: without every ROI in turn."""
+    importance: bool = True
+    """Also write how much each voxel moves the condition (voxel_importance.tsv)."""
     batch_size: int = Field(16, ge=1)
     """Pictures drawn at a time."""
     precision: Precision = "auto"
     """auto: bf16 on CUDA, fp32 elsewhere."""
     seed: int = 0
-    """Of the noise and of the shuffling."""
+    """Of the noise, of the shuffling and of which presentations are averaged."""
+
+    @field_validator("repeats", "only_rois", "without_rois", mode="before")
+    @classmethod
+    def _one_alone(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str | int) else value
+
+    @model_validator(mode="after")
+    def _repeats_are_averages(self) -> ReconstructConfig:
+        if self.repeats and not self.average_repeats:
+            raise ValueError(
+                "repeats=... are averages of presentations, which average_repeats=false rules out."
+            )
+        return self
 
 
 def reconstruct(config: ReconstructConfig, pipeline: Path, dataset: Path, out: Path) -> Path:
@@ -71,18 +97,26 @@ def reconstruct(config: ReconstructConfig, pipeline: Path, dataset: Path, out: P
     Args:
         pipeline: pipeline folder of `diffuse`.
         dataset: dataset folder of the subject that the pipeline was tuned on. Betas and labels are read, pictures never.
-        out: folder to make: config.json, samples.tsv (condition, stimulus_id, sample, file), images/.
+        out: folder to make: config.json, samples.tsv (condition, stimulus_id, sample, file), images/, and
+            voxel_importance.tsv (voxel, rois, importance, x, y, z where known). Under "variants", config.json says what
+            each further brain condition is: {"repeats_4": {"kind": "repeats", "value": 4}}; the other kinds, "only_roi" and
+            "without_roi", have the ROI as value and, as num_voxels, how many voxels are left to read.
 
     Raises:
         ArtifactError: `out` exists, or the pipeline is missing or damaged.
-        DataError: no trials, another number of voxels, or a control that the data do not allow.
+        DataError: no trials, another number of voxels, or a control, repeats or ROIs that the data do not allow.
         ConfigError: settings that the pipeline cannot follow.
     """
     refuse_existing(out)  # before minutes of sampling
     data = BrainDataset.open(dataset)
     pipe = open_pipeline(pipeline)
     betas, stimulus_ids, repeats = _trials(config, data)
-    conditions, guess = _conditions(config, pipe, data, betas, stimulus_ids, repeats)
+    conditions, variants, guess = _conditions(config, pipe, data, betas, stimulus_ids, repeats)
+    importance = None
+    if config.importance:
+        importance = condition_importance(
+            pipe.conditioner, betas, repeats, with_guess=guess is not None, seed=config.seed
+        )
     names = list(conditions)
     # rows in the order (trial, condition): the conditions of a trial go through the network together
     together = Condition(
@@ -105,10 +139,14 @@ def reconstruct(config: ReconstructConfig, pipeline: Path, dataset: Path, out: P
     inputs = {"pipeline": folder_digest(find_pipeline(pipeline)), "dataset": dataset_digest(data)}
     facts = provenance(inputs=inputs)
     about = {"kind": KIND, "format": 1, "config": config.model_dump(mode="json"), "provenance": facts}
+    if variants:
+        about["variants"] = variants
     with new_folder(out) as folder:
         write_json(folder / "config.json", about)
         table = save_pictures(folder, {name: pictures[:, k] for k, name in enumerate(names)}, stimulus_ids)
         table.to_csv(folder / "samples.tsv", sep="\t", index=False, lineterminator="\n")
+        if importance is not None:
+            write_table(importance_table(data.voxels, importance), folder / "voxel_importance.tsv")
     return out
 
 
@@ -180,8 +218,8 @@ def _conditions(
     betas: np.ndarray,
     stimulus_ids: list[str],
     repeats: np.ndarray,
-) -> tuple[dict[str, Condition], Tensor | None]:
-    """Name -> condition of every trial, and the guesses in the order (trial, condition)."""
+) -> tuple[dict[str, Condition], dict[str, Any], Tensor | None]:
+    """Name -> condition of every trial; what each variant is; and the guesses in the order (trial, condition)."""
     brain, guess = pipe.condition(betas, repeats)
     conditions, guesses = {"brain": brain}, {"brain": guess}
     latent_start = pipe.conditioner.latent_start
@@ -200,9 +238,23 @@ def _conditions(
             conditions[control], guesses[control] = pipe.conditioner.null(len(betas)), mean
         else:
             conditions[control], guesses[control] = _oracle(pipe, data, stimulus_ids), mean
+    variants: dict[str, Any] = {}
+    for name, variant in chain(
+        repeat_variants(data, config.split, stimulus_ids, config.repeats, config.seed),
+        roi_variants(
+            data,
+            pipe.conditioner.preprocessor,
+            betas,
+            repeats,
+            only=config.only_rois,
+            without=config.without_rois,
+        ),
+    ):
+        conditions[name], guesses[name] = pipe.condition(variant.betas, variant.repeats)
+        variants[name] = variant.as_json()
     if guess is None or config.strength == 1:
-        return conditions, None
-    return conditions, torch.stack([g for g in guesses.values() if g is not None], 1).flatten(0, 1)
+        return conditions, variants, None
+    return conditions, variants, torch.stack([g for g in guesses.values() if g is not None], 1).flatten(0, 1)
 
 
 def _oracle(pipe: FmriToImagePipeline, data: BrainDataset, stimulus_ids: list[str]) -> Condition:
