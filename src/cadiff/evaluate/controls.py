@@ -35,8 +35,11 @@ class PictureControls:
         self._pairs = PairScores(candidates, stimuli, protocol)
         self._table = _table(self._pairs, len(candidates.images), len(stimuli.images))
 
-    def constant(self, headline: str, *, on: str) -> dict[str, np.ndarray]:
-        """Scores (n,) of one candidate for every stimulus: the best by the headline `on` "train" or "test"."""
+    def constant(self, headline: str, *, on: str, lowest: bool = False) -> dict[str, np.ndarray]:
+        """Scores (n,) of one candidate for every stimulus: the best by the headline `on` "train" or "test".
+
+        lowest: of the headline less is better.
+        """
         if on == "test":
             table = self._table[headline]
         else:  # how well does each candidate pass for the others, which are training pictures like it
@@ -98,6 +101,7 @@ def score_picture(picture: Seen, stimuli: Seen, protocol: Protocol) -> dict[str,
         np.repeat(picture.images, n, axis=0),
         None if picture.logits is None else np.repeat(picture.logits, n, axis=0),
         None if picture.features is None else np.repeat(picture.features, n, axis=0),
+        {name: np.repeat(values, n, axis=0) for name, values in picture.eyes.items()},
     )
     return PairScores(repeated, stimuli, protocol).against(np.arange(n))
 
@@ -125,6 +129,7 @@ def _row(seen: Seen, i: int) -> Seen:
         seen.images[part],
         None if seen.logits is None else seen.logits[part],
         None if seen.features is None else seen.features[part],
+        {name: values[part] for name, values in seen.eyes.items()},
     )
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from cadiff.evaluate import pixel, semantic
+from cadiff.evaluate.features import correlation_table, retrieval
+
+PSNR_CEILING = 100.0
+"""Decibel; identical pictures have no finite PSNR, and means need one."""
+TWO_WAY = "two_way_"
 
 
 @dataclass(frozen=True)
@@ -36,10 +41,25 @@ class Seen:
     """(n, C)."""
     features: np.ndarray | None = None
     """(n, D)."""
+    eyes: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Name of a metric of `eye_metrics` -> features (n, D) of its eye and layer."""
 
 
-def metric_table(n_way: int, top_k: Sequence[int], judge: str | None) -> dict[str, Metric]:
-    """The metrics by name, in the order of the report; those that need a judge only when there is one."""
+def metric_table(
+    n_way: int,
+    top_k: Sequence[int],
+    judge: str | None,
+    *,
+    pools: Sequence[int] = (),
+    eyes: Mapping[str, Metric] | None = None,
+) -> dict[str, Metric]:
+    """The metrics by name, in the order of the report; those that need a judge only when there is one.
+
+    Args:
+        n_way, top_k: of n-way identification. judge: its short name, for protocols.
+        pools: sizes of the pools for retrieval by the judge's features.
+        eyes: metrics by further networks, of `cadiff.evaluate.judging.eye_metrics`.
+    """
     table: dict[str, Metric] = {}
     if judge is not None:
         for k in top_k:
@@ -48,10 +68,21 @@ def metric_table(n_way: int, top_k: Sequence[int], judge: str | None) -> dict[st
         table["two_way_features"] = Metric(
             "2-way, judge's features", f"2-way/{judge}-pooled/pcc", True, 0.5, True, True
         )
+        for pool in pools:
+            table[f"retrieval_{pool}"] = Metric(
+                f"retrieval of {pool}",
+                f"retrieval-{pool}/exact/{judge}-pooled/pcc",
+                True,
+                1 / pool,
+                True,
+                True,
+            )
+    table.update(eyes or {})
     table["two_way_pixels"] = Metric("2-way, pixels", "2-way/pixels/pcc", True, 0.5, True, False)
     table["pcc"] = Metric("PCC", "pcc", True, None, False, False)
     table["ssim"] = Metric("SSIM", "ssim/gauss11-1.5/cut5", True, None, False, False)
     table["mse"] = Metric("MSE", "mse/range1", False, None, False, False)
+    table["psnr"] = Metric("PSNR, dB", f"psnr/at-most-{PSNR_CEILING:.0f}", True, None, False, False)
     return table
 
 
@@ -63,6 +94,8 @@ class Protocol:
     top_k: tuple[int, ...]
     classes: np.ndarray | None = None
     """Only these classes take part; None: all that the judge knows."""
+    pools: tuple[int, ...] = ()
+    """Sizes of the pools that retrieval picks from."""
 
 
 class PairScores:
@@ -82,6 +115,9 @@ class PairScores:
             self._truth = semantic.truth_classes(stimuli.logits, protocol.classes)
         if seen.features is not None and stimuli.features is not None:
             self._alike_features = pixel.correlations(seen.features, stimuli.features)
+        self._eyes = {
+            name: correlation_table(features, stimuli.eyes[name]) for name, features in seen.eyes.items()
+        }
         chunks = [_pixel_tables(seen.images[part], stimuli.images) for part in _parts(len(seen.images))]
         self._alike_pixels = np.concatenate([alike for alike, _ in chunks])  # (m, n)
         self._mse = np.concatenate([error for _, error in chunks])  # (m, n)
@@ -97,11 +133,19 @@ class PairScores:
                 )
         if self._alike_features is not None:
             scores["two_way_features"] = pixel.two_way_identification(self._alike_features, own)
+            for pool in protocol.pools:
+                scores[f"retrieval_{pool}"] = retrieval(self._alike_features, own, pool=pool)
+        for name, alike in self._eyes.items():
+            if name.startswith(TWO_WAY):
+                scores[name] = pixel.two_way_identification(alike, own)
+            else:
+                scores[name] = 1.0 - alike[rows, own]
         scores["two_way_pixels"] = pixel.two_way_identification(self._alike_pixels, own)
         scores["pcc"] = self._alike_pixels[rows, own]
         if with_ssim:
             scores["ssim"] = self._ssim(rows, own)
         scores["mse"] = self._mse[rows, own]
+        scores["psnr"] = -10.0 * np.log10(np.maximum(scores["mse"], 10 ** (-PSNR_CEILING / 10)))
         return scores
 
     def _ssim(self, rows: np.ndarray, own: np.ndarray) -> np.ndarray:

@@ -2,38 +2,42 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
 
 from cadiff.artifacts import (
     folder_digest,
     new_folder,
     provenance,
-    read_json,
     refuse_existing,
-    sha256_file,
     write_json,
 )
-from cadiff.config import Config
 from cadiff.errors import ConfigError, DataError
 from cadiff.evaluate import evidence, semantic
 from cadiff.evaluate.categories import coarse_category
 from cadiff.evaluate.controls import PictureControls, mean_picture, same_category, score_picture
-from cadiff.evaluate.judging import Judge
-from cadiff.evaluate.ledger import Selection, record_look
+from cadiff.evaluate.features import pool_sizes
+from cadiff.evaluate.judging import Judge, eye_metrics
+from cadiff.evaluate.ledger import record_look
+from cadiff.evaluate.output import (
+    averaging,
+    description_digest,
+    image_table,
+    read_description,
+    relative,
+    sample_table,
+    write_table,
+)
 from cadiff.evaluate.pictures import (
-    SAMPLE_COLUMNS,
-    Reconstructions,
     open_stimuli,
     stimulus_images,
 )
 from cadiff.evaluate.scores import Metric, PairScores, Protocol, Seen, metric_table
+from cadiff.evaluate.settings import EvaluateConfig
 from cadiff.evaluate.summary import (
     BRAIN,
     Draws,
@@ -44,42 +48,10 @@ from cadiff.evaluate.summary import (
     role,
     summary,
 )
-from cadiff.evaluate.systems import System, open_systems
+from cadiff.evaluate.systems import open_systems
+from cadiff.eyes.names import judge_name
 
 FORMAT = 1
-
-
-class EvaluateConfig(Config):
-    """Settings of one evaluation."""
-
-    judge: str | None = "efficientnet-lite2"
-    """Classifier that looks at the pictures; null: pixel metrics only (digits and other pictures it never
-    learned)."""
-    n_way: int = Field(50, ge=2)
-    """Classes in one trial of n-way identification, the truth among them."""
-    top_k: tuple[int, ...] = (1, 5)
-    """Ranks that count as success; the first is the headline."""
-    size: int | None = Field(None, ge=2)
-    """Resize reconstructions and stimuli to this many pixels square before scoring; null: the reconstructions' size."""
-    subset: bool = False
-    """Allow folders that show only some of the tested stimuli; the protocol says how many."""
-    classes: tuple[int, ...] | None = None
-    """Restrict truth and distractors to these ImageNet indices; null: all 1,000."""
-    monte_carlo_trials: int = Field(0, ge=0)
-    """Also run Algorithm 1's random trials this many times an image and report them beside the exact value;
-    0: no."""
-    num_bootstrap: int = Field(10_000, ge=100)
-    """Resamples of the images for an interval, and sign flips for a permutation test."""
-    selected_on: Selection | None = None
-    """What the system was chosen by: nothing, validation or test; goes into the stamp beside the ledger's count."""
-    headline: str | None = None
-    """Metric that the report leads with; null: n-way top-k with a judge, PCC without."""
-    batch_size: int | None = Field(None, ge=1)
-    """Pictures that the judge sees at once; null: 64 on a GPU, 8 on a CPU."""
-    train_pictures: int = Field(200, ge=0)
-    """Training pictures, drawn by seed, that the picture controls are made of (mean image, best constant, ...); 0: none."""
-    seed: int = 0
-    """Seed of bootstrap, permutations, Monte-Carlo and the choice of training pictures."""
 
 
 def evaluate(
@@ -120,10 +92,6 @@ def evaluate(
     """
     reconstructions, dataset, out = Path(reconstructions), Path(dataset), Path(out)
     refuse_existing(out)
-    metrics = metric_table(config.n_way, config.top_k, config.judge)
-    headline = config.headline or next(iter(metrics) if config.judge else iter(["pcc"]))
-    if headline not in metrics:
-        raise ConfigError(f"evaluate.headline is {headline!r}; there are {', '.join(metrics)}.")
     stimuli = open_stimuli(dataset)
     opened = {"": reconstructions, **{name: Path(folder) for name, folder in (against or {}).items()}}
     systems = open_systems(opened, stimuli, pattern=pattern, table=table, subset=config.subset)
@@ -134,13 +102,28 @@ def evaluate(
             f"{reconstructions} holds one stimulus; intervals and identification need at least two."
         )
 
+    pools = pool_sizes(len(ids), config.retrieval_pools)
+    metrics = metric_table(
+        config.n_way,
+        config.top_k,
+        judge_name(config.judge) if config.judge else None,
+        pools=pools,
+        eyes={name: metric for name, (_, _, metric) in eye_metrics(config.eyes).items()},
+    )
+    headline = config.headline or next(iter(metrics) if config.judge else iter(["pcc"]))
+    if headline not in metrics:
+        raise ConfigError(f"evaluate.headline is {headline!r}; there are {', '.join(metrics)}.")
+
     first = systems[0].images(config.size)
     size = (int(first.shape[2]), int(first.shape[3]))
-    look = Judge(config.judge, config.classes, batch_size=config.batch_size, progress=progress)
+    look = Judge(
+        config.judge, config.classes, eyes=config.eyes, batch_size=config.batch_size, progress=progress
+    )
     targets = look(stimulus_images(stimuli, ids, size))
     draws = Draws(config.num_bootstrap, config.seed)
-    protocol = Protocol(config.n_way, config.top_k, np.array(config.classes) if config.classes else None)
-    description = _description(dataset)
+    classes = np.array(config.classes) if config.classes else None
+    protocol = Protocol(config.n_way, config.top_k, classes, pools if config.judge else ())
+    description = read_description(dataset)
     prefix = f"{description.get('name', dataset.name)}/{description.get('subject', 'subject')}"
 
     conditions: dict[str, Any] = {}
@@ -148,6 +131,7 @@ def evaluate(
     tables: list[pd.DataFrame] = []
     primary_seen: Seen | None = None
     seeds: dict[str, Any] = {}
+    variants: dict[str, Any] = folder.about.get("variants") or {}
     for system in systems:
         condition = system.condition
         images = system.images(config.size)
@@ -166,9 +150,15 @@ def evaluate(
             name: values.reshape(n, k) for name, values in pairs.against(own).items()
         }  # (images, samples)
         per_image[condition] = {name: values.mean(axis=1) for name, values in samples.items()}
-        tail = f"{_averaging(system.folder)}/mean-of-{k}/{n}-images/{size[1]}px"
+        tail = f"{averaging(system.folder)}/mean-of-{k}/{n}-images/{size[1]}px"
         conditions[condition] = _condition(
-            condition, samples, pairs.mispaired(own), metrics, f"{prefix}/{{}}/{tail}", draws
+            condition,
+            samples,
+            pairs.mispaired(own),
+            metrics,
+            f"{prefix}/{{}}/{tail}",
+            draws,
+            variants.get(condition) if not system.origin else None,
         )
         if config.monte_carlo_trials and seen.logits is not None and targets.logits is not None:
             conditions[condition]["monte_carlo"] = _monte_carlo(
@@ -180,10 +170,18 @@ def evaluate(
         conditions[condition]["diversity"] = evidence.spread(seen, k)
         if system is systems[0] or condition == BRAIN:
             seeds = evidence.variance(samples)
-        tables.append(_sample_table(system, samples, seen))
+        tables.append(sample_table(system, samples, seen))
 
     for name, scores, mispaired in _picture_controls(
-        config, stimuli, size, look, targets, protocol, headline, primary_seen
+        config,
+        stimuli,
+        size,
+        look,
+        targets,
+        protocol,
+        headline,
+        not metrics[headline].higher_is_better,
+        primary_seen,
     ):
         per_image[name] = scores
         tail = f"{len(ids)}-images/{size[1]}px"
@@ -195,7 +193,8 @@ def evaluate(
         dataset, digests, selected_on=config.selected_on, validation="resplit" in description
     )
     primary = BRAIN if BRAIN in conditions else systems[0].condition
-    rows = comparisons(per_image, metrics, primary, draws)
+    roles = {name: str(condition["role"]) for name, condition in conditions.items()}
+    rows = comparisons(per_image, metrics, primary, draws, roles)
     evaluation = {
         "kind": "evaluation",
         "format": FORMAT,
@@ -204,11 +203,12 @@ def evaluate(
         "metrics": {name: describe(metric) for name, metric in metrics.items()},
         "conditions": conditions,
         "comparisons": rows,
-        "from_the_brain": from_the_brain(rows),
+        "from_the_brain": from_the_brain(rows, roles),
         "required_images": evidence.images_needed(rows, headline),
         "variance": seeds,
-        "variants": folder.about.get("variants") or {},
+        "variants": variants,
         "judge": look.about(targets, stimuli, ids),
+        "eyes": look.about_eyes(),
         "pictures": {
             "height": size[0],
             "width": size[1],
@@ -223,12 +223,12 @@ def evaluate(
         },
         "integrity": look_at_test.as_json(),
         "inputs": {
-            "reconstructions": _relative(reconstructions, out),
-            "dataset": _relative(dataset, out),
+            "reconstructions": relative(reconstructions, out),
+            "dataset": relative(dataset, out),
             "reconstructions_sha256": digests[BRAIN],
-            "dataset_description_sha256": _digest_of_description(dataset),
+            "dataset_description_sha256": description_digest(dataset),
             "against": {
-                name: {"folder": _relative(path, out), "sha256": digests[name]}
+                name: {"folder": relative(path, out), "sha256": digests[name]}
                 for name, path in opened.items()
                 if name
             },
@@ -239,8 +239,8 @@ def evaluate(
     with new_folder(out) as temporary:
         write_json(temporary / "evaluation.json", evaluation)
         samples_table = pd.concat(tables)
-        _write_table(samples_table, temporary / "per_sample.tsv")
-        _write_table(_image_table(systems, per_image), temporary / "per_image.tsv")
+        write_table(samples_table, temporary / "per_sample.tsv")
+        write_table(image_table(systems, per_image), temporary / "per_image.tsv")
     return out
 
 
@@ -252,6 +252,7 @@ def _picture_controls(
     targets: Seen,
     protocol: Protocol,
     headline: str,
+    lowest: bool,
     brain: Seen | None,
 ) -> Iterator[tuple[str, dict[str, np.ndarray], dict[str, float]]]:
     """(name, scores (n,) by metric, mispaired scores) of the controls that are made of training pictures."""
@@ -268,7 +269,7 @@ def _picture_controls(
     yield "mean_image", mean, {name: float(values.mean()) for name, values in mean.items()}
     yield "random_train", anyone, mispaired
     for name, on in (("constant_train", "train"), ("constant_test", "test")):
-        scores = controls.constant(headline, on=on)
+        scores = controls.constant(headline, on=on, lowest=lowest)
         yield name, scores, {key: float(values.mean()) for key, values in scores.items()}
     alike = same_category(controls.candidates, targets, coarse_category)
     if alike is not None:
@@ -287,12 +288,13 @@ def _condition(
     metrics: Mapping[str, Metric],
     protocol: str,
     draws: Draws,
+    variant: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """One condition of evaluation.json; `samples` are (images, samples) by metric, {} in `protocol` is the metric's part."""
     n, k = next(iter(samples.values())).shape
     return {
-        "label": label(name),
-        "role": role(name),
+        "label": label(name, variant),
+        "role": role(name, variant),
         "num_images": n,
         "num_samples": k,
         "metrics": {
@@ -324,52 +326,3 @@ def _monte_carlo(
         )
         for k in protocol.top_k
     }
-
-
-def _sample_table(system: System, samples: dict[str, np.ndarray], seen: Seen) -> pd.DataFrame:
-    table = system.folder.rows(system.inside).loc[:, list(SAMPLE_COLUMNS)].reset_index(drop=True)
-    table["condition"] = system.condition
-    table["origin"] = system.origin
-    for name, values in samples.items():
-        table[name] = values.reshape(-1)
-    if seen.logits is not None:
-        table["judge_class"] = seen.logits.argmax(axis=1)
-    return table
-
-
-def _image_table(systems: Sequence[System], per_image: dict[str, dict[str, np.ndarray]]) -> pd.DataFrame:
-    parts = []
-    for system in systems:
-        keys = {
-            "condition": system.condition,
-            "stimulus_id": system.folder.stimulus_ids,
-            "num_samples": system.folder.num_samples(system.inside),
-        }
-        parts.append(pd.DataFrame({**keys, **per_image[system.condition]}))
-    return pd.concat(parts)
-
-
-def _averaging(folder: Reconstructions) -> str:
-    """How many repeats went into a reconstruction, as far as the folder says."""
-    settings = folder.about.get("config") or {}
-    if "average_repeats" not in settings:
-        return "repeats-unstated"
-    return "repeats-averaged" if settings["average_repeats"] else "single-trial"
-
-
-def _description(dataset: Path) -> dict[str, Any]:
-    path = dataset / "dataset_description.json"
-    return read_json(path) if path.is_file() else {"name": dataset.resolve().name}
-
-
-def _digest_of_description(dataset: Path) -> str:
-    path = dataset / "dataset_description.json"
-    return sha256_file(path) if path.is_file() else folder_digest(dataset)
-
-
-def _relative(folder: Path, out: Path) -> str:
-    return Path(os.path.relpath(folder.resolve(), out.resolve())).as_posix()
-
-
-def _write_table(table: pd.DataFrame, path: Path) -> None:
-    table.to_csv(path, sep="\t", index=False, float_format="%.6g", na_rep="n/a", lineterminator="\n")

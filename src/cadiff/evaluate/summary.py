@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,18 +26,32 @@ CONDITIONS = {
     "nearest_train": ("Training picture nearest to the reconstruction", "rival"),
 }
 """Known conditions: name for people, and role. Any other condition is a system of its own, role "other"."""
-TOLD = ("oracle", "ceiling")
-"""Roles of conditions that know more of the stimulus than any control may."""
+FAMILIES = (("brain", "control", "attack", "rival", "other"), ("oracle", "ceiling"), ("variant",))
+"""Roles that are corrected together for the number of comparisons."""
 
 
-def label(condition: str) -> str:
-    """A condition's name for people."""
+def label(condition: str, variant: Mapping[str, Any] | None = None) -> str:
+    """A condition's name for people; `variant` is what the reconstructions say of one."""
+    if variant:
+        value, plural = variant["value"], "" if variant["value"] == 1 else "s"
+        words = {
+            "repeats": f"{value} repeat{plural}",
+            "only_roi": f"only {value}",
+            "without_roi": f"without {value}",
+        }
+        return words.get(variant["kind"], condition)
     return CONDITIONS.get(condition, (condition.replace("_", " ").capitalize(), ""))[0]
 
 
-def role(condition: str) -> str:
-    """What a condition is for: "brain"; "control" (needs no brain); "attack" (a control that was chosen on the test set);
-    "oracle" (is told something about the stimulus); "ceiling" (all that the generator could do); "rival"; "other"."""
+def role(condition: str, variant: Mapping[str, Any] | None = None) -> str:
+    """What a condition is for.
+
+    "brain"; "control" needs no brain; "attack" is a control that was chosen on the test set; "oracle" is told something
+    about the stimulus; "ceiling" is all that the generator could do; "rival" is another system; "variant" is the system
+    itself with less to go by; "other" is whatever else the folder holds.
+    """
+    if variant:
+        return "variant"
     return CONDITIONS.get(condition, ("", "other"))[1]
 
 
@@ -83,12 +98,17 @@ def _interval(values: np.ndarray, draws: Draws) -> list[float]:
 
 
 def comparisons(
-    per_image: dict[str, dict[str, np.ndarray]], metrics: dict[str, Metric], primary: str, draws: Draws
+    per_image: dict[str, dict[str, np.ndarray]],
+    metrics: dict[str, Metric],
+    primary: str,
+    draws: Draws,
+    roles: Mapping[str, str],
 ) -> list[dict[str, Any]]:
     """The primary condition against every other one, for every metric.
 
     Holm's correction runs over what claims to be beaten: per metric, all controls, attacks and rivals together. Oracles and
-    ceilings, which are told something about the stimulus, are a family of their own.
+    ceilings, which are told something about the stimulus, are a family of their own, and so are variants of the system
+    itself (fewer repeats, some ROIs).
 
     `difference` is primary minus other in the metric's own units; `gain` is the same with the sign turned
     where lower is better, so a positive gain always favours the primary condition.
@@ -110,22 +130,22 @@ def comparisons(
             row = {"metric": name, "condition": primary, "control": control, **values}
             rows.append({**row, "ci95": interval, "gain": gain})
     for name in metrics:
-        for told in (False, True):
-            family = [r for r in rows if r["metric"] == name and (role(r["control"]) in TOLD) is told]
+        for members in FAMILIES:
+            family = [r for r in rows if r["metric"] == name and roles[r["control"]] in members]
             adjusted = holm(np.array([row["p"] for row in family])) if family else []
             for row, p in zip(family, adjusted, strict=True):
                 row["p_holm"] = float(p)
     return rows
 
 
-def from_the_brain(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def from_the_brain(rows: list[dict[str, Any]], roles: Mapping[str, str]) -> dict[str, Any]:
     """Per metric the comparison with the strongest control: what the brain adds beyond what needs no brain.
 
     `rows` are those of `comparisons`. Conditions that are no controls, such as an oracle, take no part.
     """
     result: dict[str, Any] = {}
     for row in rows:
-        if role(row["control"]) == "control":
+        if roles[row["control"]] == "control":
             best = result.get(row["metric"])
             if best is None or row["gain"] < best["gain"]:
                 result[row["metric"]] = row
