@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import json
 import re
 import shlex
+import shutil
 import sys
+from pathlib import Path
 
 import pytest
 import typer
@@ -15,7 +18,7 @@ from cadiff import cli
 from cadiff.errors import DataError
 
 runner = CliRunner(env={"COLUMNS": "200", "TERM": "dumb"})
-VERBS = [[name] for name in cli.VERBS] + [["data", "import"], ["data", "describe"], ["prior", "train"]]
+VERBS = [[name] for name in cli.VERBS] + [["data", name] for name in cli.DATA_VERBS] + [["prior", "train"]]
 
 
 def run(*arguments: object):
@@ -40,7 +43,7 @@ def test_the_verbs_are_those_of_the_manual():
 def test_help_of_every_verb_shows_an_example(verb):
     result = run(*verb, "--help")
     assert result.exit_code == 0
-    if verb != ["presets"]:
+    if verb not in (["presets"], ["data", "formats"]):
         assert f"cadiff {' '.join(verb)}" in " ".join(result.output.split())
 
 
@@ -133,6 +136,39 @@ def test_data_describe_names_splits_rois_and_the_next_command(linear_brain):
     for word in ("train", "test", "V1", "V2", "48 trials x 40 voxels"):
         assert word in result.output
     assert result.output.splitlines()[-1].startswith("next: cadiff contrast ")
+
+
+def test_the_doctor_leaves_with_1_when_something_is_wrong(tmp_path, linear_brain):
+    sick = Path(shutil.copytree(linear_brain, tmp_path / "sick"))
+    (sick / "stimuli" / "train-3.png").unlink()
+    found = run("data", "doctor", sick, "--html", tmp_path / "page.html", "--json", tmp_path / "found.json")
+    assert found.exit_code == 1, found.output
+    assert "train-3" in found.output and (tmp_path / "page.html").is_file()
+    assert json.loads((tmp_path / "found.json").read_text())
+    again = run("data", "doctor", sick, "--html", tmp_path / "page.html")
+    assert again.exit_code == 2 and "never overwritten" in again.output
+
+
+def test_folds_and_preparation_are_written_by_their_verbs(tmp_path, linear_brain):
+    made = run("data", "split", linear_brain, "--out", tmp_path / "folds", "--folds", "3")
+    assert made.exit_code == 0 and made.output.count("fold: ") == 3
+    unclear = run("data", "split", linear_brain, "--out", tmp_path / "x", "--folds", "3", "--fraction", "0.5")
+    assert unclear.exit_code == 2 and "exactly one of" in unclear.output
+    kept = run(
+        "data",
+        "prepare",
+        linear_brain,
+        "--out",
+        tmp_path / "v1",
+        "--set",
+        "rois=[V1]",
+        "--set",
+        "normalise=voxel",
+    )
+    assert kept.exit_code == 0 and "20 of 40 voxels kept" in kept.output, kept.output
+    merged = run("data", "merge", linear_brain, "--out", tmp_path / "merged")
+    assert merged.exit_code in (0, 2)  # one subject may be refused; two of the same are
+    assert run("data", "merge", linear_brain, linear_brain, "--out", tmp_path / "m2").exit_code == 2
 
 
 def test_a_dataset_passes_from_the_import_to_a_scored_baseline(tmp_path, linear_brain):

@@ -6,7 +6,8 @@
     options.py  what they share
 
 Every import of a room happens inside the verb that needs it, so `cadiff --help` answers at once and without torch.
-Exit codes: 0 fine, 2 something the user can mend (one sentence, nothing written), 130 interrupted, 1 a bug (traceback).
+Exit codes: 0 fine, 1 the doctor found something wrong (or a bug: a traceback), 2 something the user can mend (one sentence,
+nothing written), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -92,6 +93,7 @@ DATA_VERBS = {
     "import": data.data_import,
     "formats": data.data_formats,
     "describe": data.data_describe,
+    "doctor": data.data_doctor,
     "split": data.data_split,
     "prepare": data.data_prepare,
     "merge": data.data_merge,

@@ -66,6 +66,44 @@ def data_describe(
     next_command("contrast", dataset, out=Path("runs/contrast"))
 
 
+def data_doctor(
+    dataset: Dataset,
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DATASET", help="Another subject, to find copies; repeatable."),
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Also write a page.", show_default=False)] = None,
+    json: Annotated[
+        Path | None, typer.Option(help="Also write the findings as JSON.", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of permutations and of samples of large datasets.")] = 0,
+) -> None:
+    """What is wrong with a dataset, and what to do; leaves with exit code 1 when something is.
+
+    - `cadiff data doctor data/sub-01 --html doctor.html`
+    - `cadiff data doctor data/sub-01 --against data/sub-02 --against data/sub-03`
+    """
+    from rich.console import Console
+
+    from cadiff.artifacts import refuse_existing
+    from cadiff.data.doctor import examine
+    from cadiff.data.doctor.page import write_page
+    from cadiff.data.doctor.terminal import show
+
+    for page in (html, json):
+        if page is not None:
+            refuse_existing(page)  # before minutes of examination
+    diagnosis = examine(dataset, others=against or [], seed=seed, progress=True)
+    Console().print(show(diagnosis))
+    if html is not None:
+        typer.echo(f"page: {write_page(diagnosis, html).resolve()}")
+    if json is not None:
+        diagnosis.write_json(json)
+    if diagnosis.exit_code:
+        raise typer.Exit(diagnosis.exit_code)
+    next_command("contrast", dataset, out=Path("runs/contrast"))
+
+
 def data_split(
     dataset: Dataset,
     out: Out,

@@ -248,16 +248,21 @@ def evaluate(
 
 
 def report(
-    evaluation: Annotated[Path, typer.Argument(help="Folder of `evaluate`.")],
+    evaluations: Annotated[
+        list[Path],
+        typer.Argument(metavar="EVALUATION...", help="Folder of `evaluate`; several are compared."),
+    ],
     out: Out,
 ) -> None:
-    """One self-contained HTML page: stimuli, reconstructions (worst included), scores, controls.
+    """One self-contained HTML page: stimuli, reconstructions (worst included), scores, controls; or a comparison.
 
     - `cadiff report runs/evaluation --out runs/report.html`
+    - `cadiff report runs/evaluation runs/ridge-evaluation --out runs/comparison.html`
     """
+    from cadiff.report import compare
     from cadiff.report import report as run_report
 
-    page = run_report(evaluation, out)
+    page = run_report(evaluations[0], out) if len(evaluations) == 1 else compare(evaluations, out)
     typer.echo(f"report: {Path(page).resolve()}")
 
 
