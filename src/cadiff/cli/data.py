@@ -85,20 +85,13 @@ def data_doctor(
     """
     from rich.console import Console
 
-    from cadiff.artifacts import refuse_existing
-    from cadiff.data.doctor import examine
-    from cadiff.data.doctor.page import write_page
+    from cadiff.data.doctor import doctor
     from cadiff.data.doctor.terminal import show
 
-    for page in (html, json):
-        if page is not None:
-            refuse_existing(page)  # before minutes of examination
-    diagnosis = examine(dataset, others=against or [], seed=seed, progress=True)
+    diagnosis = doctor(dataset, against=against or [], html=html, json=json, seed=seed)
     Console().print(show(diagnosis))
     if html is not None:
-        typer.echo(f"page: {write_page(diagnosis, html).resolve()}")
-    if json is not None:
-        diagnosis.write_json(json)
+        typer.echo(f"page: {html.resolve()}")
     if diagnosis.exit_code:
         raise typer.Exit(diagnosis.exit_code)
     next_command("contrast", dataset, out=Path("runs/contrast"))
