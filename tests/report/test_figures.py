@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cadiff.report import figures
+from cadiff.report import charts, figures
 
 
 @pytest.mark.parametrize(
@@ -26,13 +26,14 @@ def test_pictures_survive_the_round_trip():
 
 
 def test_large_pictures_are_shrunk():
-    _, _, data = figures.picture_uri(np.zeros((400, 800, 3), np.uint8)).partition(",")
+    head, _, data = figures.picture_uri(np.zeros((400, 800, 3), np.uint8)).partition(",")
+    assert head == "data:image/jpeg;base64"
     assert Image.open(io.BytesIO(base64.b64decode(data))).size == (192, 96)
 
 
 def test_a_dot_stands_where_its_value_is():
     scale = figures.Scale([0.0, 0.5, 1.0], margin=0.0)
-    drawn = figures.interval_row(scale, 0.25, (0.1, 0.6), kind="brain", title="a < b", chance=0.02)
+    drawn = charts.interval_row(scale, 0.25, (0.1, 0.6), kind="brain", title="a < b", chance=0.02)
     root = ElementTree.fromstring(drawn)
     (dot,) = [e for e in root if e.get("class") == "dot"]
     (bar,) = [e for e in root if e.get("class") == "bar"]
@@ -43,7 +44,35 @@ def test_a_dot_stands_where_its_value_is():
 @pytest.mark.parametrize("log", [False, True])
 def test_curves_and_charts_are_well_formed(log):
     rng = np.random.default_rng(0)
-    ElementTree.fromstring(figures.curve(range(1, 90), rng.random(89) + 0.1, title="loss", log=log))
-    ElementTree.fromstring(figures.curve([1, 2], [0.5, 0.5], title="flat", log=log))
+    ElementTree.fromstring(charts.loss_curve(range(1, 90), rng.random(89) + 0.1, title="loss", log=log))
+    ElementTree.fromstring(charts.loss_curve([1, 2], [0.5, 0.5], title="flat", log=log))
     series = [("brain", "Brain", [0.9, 0.2]), ("control", "Prior only", [0.1, 0.3])]
-    ElementTree.fromstring(figures.per_image_chart(series, [0, 0.5, 1], ["0", "50", "100"], "scores"))
+    ElementTree.fromstring(charts.per_image_chart(series, [0, 0.5, 1], ["0", "50", "100"], "scores"))
+
+
+def test_ticks_of_scores_stay_within_what_scores_can_be():
+    assert figures.score_ticks([0.2, 0.97], percent=True)[-1] == 1.0
+    assert figures.score_ticks([-0.1, 0.3], percent=False)[0] <= -0.1
+    assert figures.tick_texts([0.0, 0.5, 1.0], percent=True) == ["0", "50", "100 %"]
+
+
+def test_a_line_chart_runs_logarithmically():
+    points = charts.Points(
+        "brain", "Brain", [1, 4, 16], [0.1, 0.2, 0.3], [0, 0.1, 0.2], [0.2, 0.3, 0.4], list("abc")
+    )
+    band = charts.Band("control", "Prior only", 0.1, 0.05, 0.15)
+    drawn = charts.line_chart([points], [0, 0.5], ["0", "50 %"], title="t", x_name="n", bands=[band])
+    dots = [e for e in ElementTree.fromstring(drawn).iter() if e.get("class") == "dot"]
+    x = [float(dot.get("cx")[:-1]) for dot in dots]
+    assert x[1] - x[0] == pytest.approx(x[2] - x[1], abs=0.02)
+    alone = charts.Points("brain", "Brain", [3], [0.1], [0.0], [0.2], ["a"])
+    ElementTree.fromstring(charts.line_chart([alone], [0, 0.5], ["0", "50 %"], title="t", x_name="n"))
+
+
+def test_bars_begin_at_zero():
+    scale = figures.Scale([-0.5, 0.0, 0.5], margin=0.0)
+    root = ElementTree.fromstring(
+        charts.bar_row(scale, -0.25, kind="brain", title="t", interval=(-0.5, 0.0), tick=0.1)
+    )
+    (fill,) = [e for e in root if e.get("class") == "fill"]
+    assert (fill.get("x"), fill.get("width")) == ("25.00%", "25.00%")

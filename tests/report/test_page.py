@@ -1,52 +1,36 @@
 import json
 import re
-from html.parser import HTMLParser
+import shutil
 
 import pytest
+from PIL import Image
 
 from cadiff.artifacts import read_json, write_json
 from cadiff.data.dataset import BrainDataset
 from cadiff.errors import ArtifactError
 from cadiff.evaluate import EvaluateConfig, evaluate
 from cadiff.report import report
-from cadiff.report.facts import interval, number, p_text, verdict
+from cadiff.report.facts import interval, number, p_text, plural, verdict
 from cadiff.report.notes import notes
 
-PIXELS = EvaluateConfig(judge=None, num_bootstrap=200)
-VOID = {"meta", "img", "input", "br", "link", "hr"}
-
-
-class Page(HTMLParser):
-    """Checks nesting and gathers what a browser would load."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.ids, self.loads, self.images = [], [], [], 0
-        self.feed(text)
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        given = dict(attrs)
-        self.ids += [given["id"]] if "id" in given else []
-        self.images += tag == "img"
-        self.loads += [
-            given[key] for key in ("src", "href", "xlink:href", "data", "srcset") if given.get(key)
-        ]
-        assert tag not in {"script", "link", "iframe", "object"}
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        pass
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-
-@pytest.fixture
-def evaluation(write_reconstructions, linear_brain, tmp_path):
-    folder = write_reconstructions(brain=0.3, prior_only=1.0, shuffled=0.3)
-    return evaluate(PIXELS, folder, linear_brain, tmp_path / "evaluation")
+EVERY = {
+    "decoded",
+    "headline",
+    "compared",
+    "from-the-brain",
+    "numbers",
+    "every-image",
+    "gallery",
+    "trust",
+    "notes",
+    "seeds",
+    "ledger",
+    "data",
+    "training",
+    "protocol",
+    "run-card",
+}
+RICH = {"parts", "repeats", "rois", "voxels", "categories", "per-category"}
 
 
 @pytest.fixture
@@ -61,39 +45,69 @@ def training_run(tmp_path):
     return folder
 
 
-def test_the_page_is_one_file_with_every_section(evaluation, training_run, tmp_path):
+def test_the_page_is_one_file_with_every_section(evaluation, training_run, tmp_path, open_page):
     made = report(evaluation, tmp_path / "report.html")
-    text = made.read_text(encoding="utf-8")
-    page = Page(text)
-    sections = {
-        "headline",
-        "notes",
-        "numbers",
-        "every-image",
-        "gallery",
-        "data",
-        "training",
-        "protocol",
-        "run-card",
-    }
-    assert sections <= set(page.ids)
-    assert all(value.startswith("data:image/png;base64,") for value in page.loads)
+    page, text = open_page(made), made.read_text(encoding="utf-8")
+    assert set(page.ids) >= EVERY | {"required-images"} and not RICH & set(page.ids)
     without_pictures = re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]+", "", text)
     assert not re.search(r"https?://|url\(|@import", without_pictures)
     assert "prefers-color-scheme: dark" in text and "@media print" in text
-    for word in (
-        "Best:",
-        "Median:",
-        "Worst:",
-        "Prior only",
-        "Shuffled brain",
-        "contrast",
-        "mean-of-2",
-        "Holm-corrected",
-    ):
-        assert word in text
-    # Six stimuli in the head with a sample each; then every stimulus with two samples of three conditions.
+    for word in ("Best:", "Median:", "Worst:", "Prior only", "Shuffled brain", "contrast", "Holm-corrected"):
+        assert word in page.text
+    # Six stimuli in the head with a sample each; then every stimulus with two samples of three conditions, and none of the
+    # controls made of training pictures.
     assert page.images == 6 * 2 + 6 * (1 + 2 * 3)
+
+
+def test_the_order_of_the_answers(rich_evaluation, tmp_path, open_page):
+    ids = open_page(report(rich_evaluation, tmp_path / "report.html")).ids
+    assert set(ids) >= EVERY | RICH
+    wanted = "decoded headline compared from-the-brain numbers parts gallery trust categories seeds ledger run-card"
+    places = [ids.index(name) for name in wanted.split()]
+    assert places == sorted(places)
+
+
+def test_every_number_carries_its_protocol(evaluation, tmp_path):
+    text = report(evaluation, tmp_path / "report.html").read_text(encoding="utf-8")
+    scores = read_json(evaluation / "evaluation.json")
+    look = scores["integrity"]["looks_before"] + 1
+    tail = f"/look-{look}/selected-on-undeclared"
+    for condition in scores["conditions"].values():
+        for score in condition["metrics"].values():
+            assert f'title="{score["protocol"]}{tail}"' in text
+    lead = scores["conditions"]["brain"]["metrics"][scores["headline"]["metric"]]
+    assert f"<code>{lead['protocol']}{tail}</code>" in text
+    # best of k is there, under its own protocol and beside the mean
+    assert (
+        f'title="{lead["best_of"]["protocol"]}{tail}"' in text and "best-of-2" in lead["best_of"]["protocol"]
+    )
+
+
+def test_older_evaluations_still_render(old_evaluation, tmp_path, open_page):
+    page = open_page(report(old_evaluation, tmp_path / "report.html"))
+    assert set(page.ids) >= EVERY and not RICH & set(page.ids)
+    assert "before looks were counted" in page.text
+
+
+def test_the_stamp_and_the_ledger_are_shown(evaluation, tmp_path, open_page):
+    stamp = read_json(evaluation / "evaluation.json")["integrity"]["stamp"]
+    page = open_page(report(evaluation, tmp_path / "report.html"))
+    assert (
+        page.text.count(stamp) == 2 and "chain of hashes is whole" in page.text and "this system" in page.text
+    )
+
+
+def test_other_peoples_pictures_without_any_brain_data(linear_brain, tmp_path, rng, open_page):
+    stimuli, pictures = tmp_path / "seen", tmp_path / "theirs"
+    stimuli.mkdir(), pictures.mkdir()
+    for i in range(5):
+        seen = Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype="uint8"))
+        seen.save(stimuli / f"photo-{i}.png")
+        seen.rotate(90).save(pictures / f"photo-{i}.png")
+    made = evaluate(EvaluateConfig(judge=None, num_bootstrap=200), pictures, stimuli, tmp_path / "evaluation")
+    page = open_page(report(made, tmp_path / "report.html"))
+    assert "No control was drawn" in page.text and "5 pictures in a folder" in page.text
+    assert "from-the-brain" not in page.ids and "seeds" not in page.ids
 
 
 def test_a_folder_gets_a_file_and_nothing_is_overwritten(evaluation, tmp_path):
@@ -115,11 +129,18 @@ def test_pictures_that_changed_or_went_away_are_refused(evaluation, tmp_path):
         report(moved, tmp_path / "d.html")
 
 
-def test_text_from_the_data_cannot_become_markup(evaluation, linear_brain, tmp_path):
+def test_a_rival_that_went_away_is_refused(rich_evaluation, tmp_path):
+    shutil.rmtree(tmp_path / "rival")
+    with pytest.raises(ArtifactError, match="ridge"):
+        report(rich_evaluation, tmp_path / "a.html")
+
+
+def test_text_from_the_data_cannot_become_markup(evaluation, tmp_path, open_page):
     about = read_json(evaluation / "evaluation.json")
     about["dataset"]["subject"] = "<script>alert(1)</script>"
+    about["conditions"]["prior_only"]["label"] = "<b onclick='x'>"
     write_json(evaluation / "evaluation.json", about)
-    Page(report(evaluation, tmp_path / "report.html").read_text(encoding="utf-8"))
+    open_page(report(evaluation, tmp_path / "report.html"))
 
 
 def fake(gain, low, high, p, difference=None):
@@ -154,6 +175,7 @@ def test_numbers_for_people():
         "p < 0.0001",
         "p = 0.25",
     )
+    assert (plural(1, "image"), plural(1200, "image")) == ("1 image", "1,200 images")
 
 
 def test_notes_say_what_flatters(evaluation, linear_brain):
@@ -176,3 +198,18 @@ def test_training_images_are_not_passed_off_as_test_images(evaluation, linear_br
     scores["stimuli"]["split"] = "train"
     serious = [note.title for note in notes(scores, BrainDataset.open(linear_brain)) if note.serious]
     assert "These are not test images" in serious
+
+
+def test_selection_on_test_and_unbeaten_attacks_are_serious(evaluation):
+    scores = read_json(evaluation / "evaluation.json")
+    row = next(
+        row for row in scores["comparisons"] if (row["metric"], row["control"]) == ("pcc", "constant_test")
+    )
+    row |= {"gain": 0.2, "difference": 0.2, "ci95": [0.1, 0.3]}
+    assert not {"Selected on test", "Not shown to beat one picture for all"} & {
+        n.title for n in notes(scores, None)
+    }
+    scores["integrity"] |= {"selected_on": "test", "intact": False}
+    row |= {"gain": 0.01, "difference": 0.01, "ci95": [-0.1, 0.12]}
+    serious = {note.title for note in notes(scores, None) if note.serious}
+    assert {"Selected on test", "The ledger was changed", "Not shown to beat one picture for all"} <= serious

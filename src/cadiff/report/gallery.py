@@ -1,58 +1,56 @@
-"""Which pictures the page shows, by rule and by seed, never by hand; and the score of every single test image."""
+"""Which pictures a page shows, by rule and by seed, never by hand; and the score of every single test image."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from markupsafe import Markup
 
-from cadiff.data.dataset import BrainDataset
-from cadiff.evaluate.pictures import read_picture
-from cadiff.report import facts, figures
+from cadiff.report import facts
+from cadiff.report.charts import per_image_chart
+from cadiff.report.conditions import grouped, label
+from cadiff.report.figures import picture_uri, score_ticks, tick_texts
+from cadiff.report.inputs import Evaluated
 
 NUM_FIRST = 8
 """Pictures in the head of the page."""
 NUM_RANDOM = 8
 """Stimuli drawn by seed, besides best, median and worst."""
-MAX_BRAIN, MAX_CONTROL = 5, 2
+MAX_BRAIN, MAX_OTHER = 5, 2
 """Samples shown of each stimulus."""
+OFTEN = 3
+"""Controls in the chart of every image; more would hide each other."""
 
 
 class Gallery:
     """Pictures of chosen stimuli beside their scores."""
 
-    def __init__(
-        self,
-        scores: Mapping[str, Any],
-        pictures: Mapping[str, Path],
-        dataset: BrainDataset,
-        tables: tuple[pd.DataFrame, pd.DataFrame],
-        seed: int,
-    ) -> None:
-        self._scores, self._pictures, self._dataset = scores, pictures, dataset
-        self._images, self._samples = tables
-        self._metric = scores["headline"]["metric"]
-        self._about = scores["metrics"][self._metric]
-        self._primary = scores["headline"]["condition"]
+    def __init__(self, evaluated: Evaluated, seed: int) -> None:
+        self._evaluated = evaluated
+        self._about = evaluated.scores["metrics"][evaluated.metric]
         self._names = facts.shipped_names()
-        main = self._images[self._images["condition"] == self._primary].set_index("stimulus_id")
+        main = evaluated.images[evaluated.images["condition"] == evaluated.primary].set_index("stimulus_id")
         sign = 1 if self._about["direction"] == "higher" else -1
         # Best first; ties fall to PCC, which hardly ever has any.
-        order = np.lexsort([-main["pcc"].to_numpy(), -sign * main[self._metric].to_numpy()])
+        order = np.lexsort([-main["pcc"].to_numpy(), -sign * main[evaluated.metric].to_numpy()])
         self._ranked = [str(main.index[i]) for i in order]
         self._drawn = [str(s) for s in np.random.default_rng(seed).permutation(main.index.to_numpy())]
+        self._shown = [
+            (group.kind, name)
+            for group, names in grouped(evaluated)
+            for name in names
+            if self._is_drawn(name)
+        ]
 
     def first(self) -> list[dict[str, Any]]:
         """The head of the page: stimuli drawn by seed, each with its first sample."""
         found = []
         for stimulus_id in self._drawn[:NUM_FIRST]:
-            row = self._rows(self._primary, stimulus_id).iloc[0]
-            name, stimulus = self._name(stimulus_id), self._stimulus(stimulus_id)
-            found.append({"name": name, "stimulus": stimulus, "sample": self._sample(row)})
+            row = self._evaluated.rows(self._evaluated.primary, stimulus_id).iloc[0]
+            pictures = {"stimulus": self._stimulus(stimulus_id), "sample": self._sample(row)}
+            found.append({"name": self._name(stimulus_id), **pictures})
         return found
 
     def groups(self) -> list[dict[str, Any]]:
@@ -74,73 +72,72 @@ class Gallery:
         return [one, two] if others else [one]
 
     def chart(self) -> dict[str, Any]:
-        """The headline score of every single test image, sorted, beside the controls'."""
-        percent, series = self._about["percent"], []
-        for name, condition in self._scores["conditions"].items():
-            if name == self._primary or condition["role"] == "control":
-                rows = self._images[self._images["condition"] == name].set_index("stimulus_id")
-                values = rows.loc[self._ranked, self._metric].astype(float).tolist()
-                series.append((condition["role"], condition["label"], values))
-        series.sort(key=lambda s: s[1] != self._scores["conditions"][self._primary]["label"])
-        ends = [v for _, _, values in series for v in values]
-        ticks = figures.nice_ticks(0.0 if percent else min(0.0, *ends), max(ends), 5)
-        labels = [f"{100 * t:g}" if percent else f"{t:g}" for t in ticks]
-        ahead = self._ahead(series)
-        drawn = figures.per_image_chart(series, ticks, labels, f"{self._about['label']} of every test image")
-        return {"svg": drawn, "ahead": ahead, "n": len(self._ranked)}
+        """The headline score of every single test image, sorted, beside the strongest controls'."""
+        evaluated, percent = self._evaluated, self._about["percent"]
+        series = []
+        for group, names in grouped(evaluated):
+            kept = 0
+            for name in names:
+                values = evaluated.values(name, evaluated.metric)
+                if group.kind in ("brain", "control") and values is not None and kept < OFTEN:
+                    series.append((group.kind, label(evaluated, name), values.loc[self._ranked].tolist()))
+                    kept += 1
+        ticks = score_ticks([v for _, _, values in series for v in values], percent, 5)
+        title = f"{self._about['label']} of every test image"
+        drawn = per_image_chart(series, ticks, tick_texts(ticks, percent), title)
+        controls = [name for kind, name, _ in series if kind == "control"]
+        return {"svg": drawn, "ahead": self._ahead(series), "n": len(self._ranked), "controls": controls}
 
     def _ahead(self, series: Sequence[tuple[str, str, Sequence[float]]]) -> int | None:
-        """Images on which the primary condition beats the mean of the controls."""
+        """Images on which the primary condition beats the mean of the controls shown."""
         if len(series) < 2:
             return None
         gain = np.asarray(series[0][2]) - np.mean([values for _, _, values in series[1:]], axis=0)
         return int((gain > 0).sum() if self._about["direction"] == "higher" else (gain < 0).sum())
 
     def _row(self, stimulus_id: str, tag: str) -> dict[str, Any]:
-        blocks = []
-        for name, condition in self._scores["conditions"].items():
-            rows = self._rows(name, stimulus_id)
-            shown = rows.head(MAX_BRAIN if name == self._primary else MAX_CONTROL)
+        evaluated, blocks = self._evaluated, []
+        for kind, name in self._shown:
+            rows = evaluated.rows(name, stimulus_id)
+            main = name == evaluated.primary
             blocks.append(
                 {
-                    "label": condition["label"],
-                    "role": condition["role"],
-                    "main": name == self._primary,
-                    "mean": float(rows[self._metric].mean()),
+                    "label": label(evaluated, name),
+                    "kind": kind,
+                    "main": main,
+                    "mean": self._mean(rows),
+                    "protocol": evaluated.scores["conditions"][name]["metrics"][evaluated.metric]["protocol"],
                     "pictures": [
-                        {"uri": self._sample(row), "score": float(row[self._metric])}
-                        for _, row in shown.iterrows()
+                        {"uri": self._sample(row), "score": float(row[evaluated.metric])}
+                        for _, row in rows.head(MAX_BRAIN if main else MAX_OTHER).iterrows()
                     ],
                 }
             )
-        # Pictures of the brain are a third larger than those of controls, whatever their number.
-        shares = [len(b["pictures"]) * (4 if b["main"] else 3) for b in blocks]
-        name, stimulus = self._name(stimulus_id), self._stimulus(stimulus_id)
-        columns = " ".join(f"minmax(0, {share}fr)" for share in shares)
         return {
             "id": stimulus_id,
-            "name": name,
+            "name": self._name(stimulus_id),
             "tag": tag,
-            "stimulus": stimulus,
+            "stimulus": self._stimulus(stimulus_id),
             "blocks": blocks,
-            "columns": columns,
         }
 
-    def _rows(self, condition: str, stimulus_id: str) -> pd.DataFrame:
-        chosen = (self._samples["condition"] == condition) & (self._samples["stimulus_id"] == stimulus_id)
-        return self._samples[chosen]
+    def _mean(self, rows: pd.DataFrame) -> float:
+        return float(rows[self._evaluated.metric].astype(float).mean())
+
+    def _is_drawn(self, condition: str) -> bool:
+        """Whether the condition has pictures of its own; controls made of training pictures have none."""
+        samples = self._evaluated.samples
+        return bool((samples["condition"] == condition).any())
 
     def _name(self, stimulus_id: str) -> str:
         """The category for people, else the label as it is, else the id."""
-        label = self._dataset.stimuli.at[stimulus_id, "label"]
-        if not isinstance(label, str):
+        given = self._evaluated.stimuli.at[stimulus_id, "label"]
+        if not isinstance(given, str):
             return stimulus_id
-        return self._names.get(label, label).split(",")[0]
+        return self._names.get(given, given).split(",")[0]
 
-    def _stimulus(self, stimulus_id: str) -> Markup:
-        return Markup(figures.picture_uri(self._dataset.image(stimulus_id)))
+    def _stimulus(self, stimulus_id: str) -> str:
+        return picture_uri(self._evaluated.stimulus(stimulus_id))
 
-    def _sample(self, row: Any) -> Markup:
-        return Markup(
-            figures.picture_uri(read_picture(self._pictures[str(row["origin"])] / str(row["file"])))
-        )
+    def _sample(self, row: Any) -> str:
+        return picture_uri(self._evaluated.picture(row))

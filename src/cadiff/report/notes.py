@@ -8,7 +8,7 @@ from typing import Any
 
 from cadiff.data.dataset import BrainDataset
 from cadiff.data.stimulus_sets import SHIPPED_SOURCE
-from cadiff.report.facts import number, shipped_names
+from cadiff.report.facts import gain_interval, interval, number, points, shipped_names
 
 REAL_SNR = 0.35
 """Single-trial SNR above this is better than usual 3 T and 7 T data (.17 to .32)."""
@@ -23,10 +23,80 @@ class Note:
     serious: bool = False
 
 
-def notes(evaluation: Mapping[str, Any], dataset: BrainDataset) -> list[Note]:
-    """All notes that apply, serious ones first."""
-    found = [*_about_data(dataset, evaluation), *_about_categories(dataset), *_about_scores(evaluation)]
+def notes(evaluation: Mapping[str, Any], dataset: BrainDataset | None) -> list[Note]:
+    """All notes that apply, serious ones first; `dataset` is None where only pictures are known."""
+    found = [*_about_selection(evaluation), *_about_scores(evaluation), *_about_rough_ideas(evaluation)]
+    if dataset is not None:
+        found = [*_about_data(dataset, evaluation), *_about_categories(dataset), *found]
+    found.append(
+        Note(
+            "One training run, one subject",
+            "Intervals and tests cover the choice of images. They do not cover retraining with other seeds, or other subjects.",
+        )
+    )
     return sorted(found, key=lambda note: not note.serious)
+
+
+def _about_selection(evaluation: Mapping[str, Any]) -> Iterator[Note]:
+    integrity = evaluation.get("integrity")
+    if integrity is None:
+        return
+    if integrity["selected_on"] == "test":
+        yield Note(
+            "Selected on test",
+            "The system was chosen by this very test set, as its makers declare, so its score is the best of several and "
+            "flatters it. Compare only with systems chosen in the same way.",
+            serious=True,
+        )
+    if not integrity["intact"]:
+        yield Note(
+            "The ledger was changed",
+            "Lines of the list of looks at this test split were changed or removed, so the number of looks is not known.",
+            serious=True,
+        )
+    if integrity["systems_before"] and integrity["selected_on"] in (None, "nothing"):
+        yield Note(
+            "Not the first system on this test split",
+            f"{integrity['systems_before']} others were scored on it before. If the best of them is reported, the score is a "
+            "maximum and its p value too small.",
+        )
+
+
+def _about_rough_ideas(evaluation: Mapping[str, Any]) -> Iterator[Note]:
+    """What the headline does not show, though it beats the controls."""
+    metric, primary = evaluation["headline"]["metric"], evaluation["headline"]["condition"]
+    percent = evaluation["metrics"][metric]["percent"]
+    rows = {row["control"]: row for row in evaluation["comparisons"] if row["metric"] == metric}
+
+    def unbeaten(name: str) -> str | None:
+        """The score and the difference in words, where the brain is not clearly ahead of a condition."""
+        if name not in rows or name not in evaluation["conditions"] or name == primary:
+            return None
+        low, high = gain_interval(rows[name])
+        if low > 0:
+            return None
+        score = number(evaluation["conditions"][name]["metrics"][metric]["mean"], percent)
+        gain = points(number(rows[name]["gain"], percent, signed=True))
+        return f"{score} (the brain: {gain}, 95 % interval {points(interval((low, high), percent, signed=True))})"
+
+    if words := unbeaten("coarse_category"):
+        yield Note(
+            "Not shown to beat a rough idea",
+            f"Showing any training picture of the right one among nine coarse categories scores {words}. The headline does "
+            "not show that more than such a rough idea was decoded.",
+        )
+    if words := unbeaten("nearest_train"):
+        yield Note(
+            "Not shown that drawing beats retrieval",
+            f"Replacing every reconstruction by the training picture most like it scores {words}.",
+        )
+    if words := unbeaten("constant_test"):
+        yield Note(
+            "Not shown to beat one picture for all",
+            f"The best single training picture, chosen on the test set and shown for every stimulus, scores {words}. A "
+            "metric that a constant can win says little at this level.",
+            serious=True,
+        )
 
 
 def _about_data(dataset: BrainDataset, evaluation: Mapping[str, Any]) -> Iterator[Note]:
@@ -125,10 +195,6 @@ def _about_scores(evaluation: Mapping[str, Any]) -> Iterator[Note]:
             "Few test images",
             f"With {stimuli['evaluated']} test images the intervals are wide, and only large differences show.",
         )
-    yield Note(
-        "One training run, one subject",
-        "Intervals and tests cover the choice of images. They do not cover retraining with other seeds, or other subjects.",
-    )
 
 
 def _labels(dataset: BrainDataset, split: str) -> set[str]:
