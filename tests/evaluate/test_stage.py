@@ -47,7 +47,9 @@ def test_json_and_tables_agree_with_each_other_and_with_the_pure_functions(
     out = evaluate(PIXELS, folder, linear_brain, tmp_path / "e")
     found = read_json(out / "evaluation.json")
     images, samples = (pd.read_csv(out / name, sep="\t") for name in ("per_image.tsv", "per_sample.tsv"))
-    assert len(images) == 3 * 6 and len(samples) == 3 * 6 * 2
+    drawn = images[images["num_samples"] > 0]
+    assert len(drawn) == 3 * 6 and len(samples) == 3 * 6 * 2
+    assert set(images["condition"]) - set(drawn["condition"]) >= {"mean_image", "random_train"}
     data = BrainDataset.open(linear_brain)
     for row in samples.head(4).itertuples():
         picture = np.asarray(Image.open(folder / str(row.file)))[None]

@@ -29,15 +29,13 @@ def sample_table(system: System, samples: dict[str, np.ndarray], seen: Seen) -> 
 
 
 def image_table(systems: Sequence[System], per_image: dict[str, dict[str, np.ndarray]]) -> pd.DataFrame:
-    """One row a condition and stimulus: every metric, mean over samples."""
-    parts = []
-    for system in systems:
-        keys = {
-            "condition": system.condition,
-            "stimulus_id": system.folder.stimulus_ids,
-            "num_samples": system.folder.num_samples(system.inside),
-        }
-        parts.append(pd.DataFrame({**keys, **per_image[system.condition]}))
+    """One row a condition and stimulus: every metric, mean over samples. Controls made of pictures have no samples: 0."""
+    drawn = {system.condition: system.folder.num_samples(system.inside) for system in systems}
+    ids = systems[0].folder.stimulus_ids
+    parts = [
+        pd.DataFrame({"condition": name, "stimulus_id": ids, "num_samples": drawn.get(name, 0), **scores})
+        for name, scores in per_image.items()
+    ]
     return pd.concat(parts)
 
 
