@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from layouts import LAYOUTS, make_sample
 
 from cadiff.artifacts import folder_checksums
 from cadiff.data.dataset import BrainDataset
 from cadiff.data.readers import READERS, read
 from cadiff.errors import ConfigError, DataError
+from layouts import LAYOUTS, make_sample
 
 
 @pytest.fixture(scope="module", params=LAYOUTS)
