@@ -82,11 +82,12 @@ def read_arrays(
         description=about,
         bad_voxels=bad_voxels,
     ) as writer:
-        columns = [column for column in stimuli if column not in ("stimulus_id", "file")]
-        rows = stimuli[columns].to_dict("records")
+        # with the id, since older pandas makes no record at all of a table without columns
+        rows = stimuli.drop(columns="file", errors="ignore").to_dict("records")
         ids = stimuli["stimulus_id"].astype(str)
         for stimulus_id, row in tqdm(zip(ids, rows, strict=True), "stimuli", len(ids), disable=None):
-            writer.add_stimulus(stimulus_id, pictures.get(stimulus_id), **{str(k): v for k, v in row.items()})
+            about = {str(k): v for k, v in row.items() if k != "stimulus_id"}
+            writer.add_stimulus(stimulus_id, pictures.get(stimulus_id), **about)
         for block in tqdm(betas.blocks(), "betas", disable=None):
             some = slice(writer.num_trials, writer.num_trials + len(block))
             writer.add_trials(block, trials.iloc[some])
