@@ -167,9 +167,10 @@ def test_folds_and_preparation_are_written_by_their_verbs(tmp_path, linear_brain
         "normalise=voxel",
     )
     assert kept.exit_code == 0 and "20 of 40 voxels kept" in kept.output, kept.output
-    merged = run("data", "merge", linear_brain, "--out", tmp_path / "merged")
-    assert merged.exit_code in (0, 2)  # one subject may be refused; two of the same are
-    assert run("data", "merge", linear_brain, linear_brain, "--out", tmp_path / "m2").exit_code == 2
+    twice = run("data", "merge", linear_brain, linear_brain, "--out", tmp_path / "twice")
+    assert twice.exit_code == 2 and not (tmp_path / "twice").exists()
+    merged = run("data", "merge", linear_brain, tmp_path / "v1", "--out", tmp_path / "merged")
+    assert merged.exit_code == 0 and "36 test trials were left out" in merged.output, merged.output
 
 
 def test_a_dataset_passes_from_the_import_to_a_scored_baseline(tmp_path, linear_brain):

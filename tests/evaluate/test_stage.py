@@ -189,3 +189,22 @@ def test_wrong_folders_and_settings_are_refused(write_reconstructions, linear_br
     made = evaluate(PIXELS, folder, linear_brain, tmp_path / "e")
     with pytest.raises(ArtifactError, match="already exists"):
         evaluate(PIXELS, folder, linear_brain, made)
+
+
+@pytest.mark.parametrize("headline", ["ssim", "psnr", "two_way_pixels", "mse"])
+def test_any_metric_may_be_the_headline(write_reconstructions, linear_brain, tmp_path, headline):
+    config = EvaluateConfig(judge=None, num_bootstrap=100, headline=headline)
+    folder = write_reconstructions(brain=0.3, prior_only=1.0)
+    found = read_json(evaluate(config, folder, linear_brain, tmp_path / "e") / "evaluation.json")
+    means = {name: c["metrics"][headline]["mean"] for name, c in found["conditions"].items()}
+    assert {"constant_train", "constant_test"} <= set(means)
+    if headline != "ssim":  # which is too slow to choose by
+        sign = -1 if headline == "mse" else 1
+        assert sign * means["constant_test"] >= sign * means["constant_train"]
+
+
+def test_retrieval_among_more_stimuli_than_training_pictures(write_reconstructions, linear_brain, tmp_path):
+    config = EvaluateConfig(judge="efficientnet-lite0", num_bootstrap=100, train_pictures=3)
+    folder = write_reconstructions(brain=0.3)
+    found = read_json(evaluate(config, folder, linear_brain, tmp_path / "e") / "evaluation.json")
+    assert "retrieval_6" in found["conditions"]["constant_train"]["metrics"]

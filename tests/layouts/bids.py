@@ -27,6 +27,13 @@ CONSTANT_POINT = 33
 MOTION = [f"{kind}_{axis}" for kind in ("trans", "rot") for axis in "xyz"]
 
 
+DERIVED = Path("derivatives/fmriprep/sub-01/func")
+RUN1 = DERIVED / "sub-01_task-look_run-1_space-T1w_desc-preproc_bold.nii.gz"
+RUN2 = DERIVED / "sub-01_task-look_run-2_space-T1w_desc-preproc_bold.nii.gz"
+EVENTS1 = Path("sub-01/func/sub-01_task-look_run-1_events.tsv")
+CONFOUNDS1 = DERIVED / "sub-01_task-look_run-1_desc-confounds_timeseries.tsv"
+
+
 class World(NamedTuple):
     sample: Sample
     betas: np.ndarray
@@ -210,3 +217,22 @@ def save_gifti(
 
 def save_cifti(path: Path, values: np.ndarray, axes: tuple) -> None:
     nibabel.save(nibabel.Cifti2Image(values, header=axes), path)
+
+
+def change(path, **columns):
+    """Overwrites columns of a table: {row: value} or one value for all rows."""
+    table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+    for name, values in columns.items():
+        if isinstance(values, dict):
+            for row, value in values.items():
+                table.loc[row, name] = value
+        else:
+            table[name] = values
+    table.to_csv(path, sep="\t", index=False)
+
+
+def replace_grid(path, shape=SHAPE, affine=AFFINE):
+    values = np.random.default_rng(0).normal(1000, 10, size=(*shape, VOLUMES)).astype(np.float32)
+    image = nibabel.Nifti1Image(values, affine)
+    image.header.set_zooms((*image.header.get_zooms()[:3], TR))
+    nibabel.save(image, path)

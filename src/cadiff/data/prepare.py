@@ -22,10 +22,10 @@ from cadiff.config import Config
 from cadiff.data.dataset import BrainDataset
 from cadiff.data.preprocess import TINY_STD, choose_voxels
 from cadiff.data.reliability import noise_ceiling, split_half
-from cadiff.data.writer import copy_stimuli, dataset_writer
+from cadiff.data.writer import CHUNK_ROWS, copy_stimuli, dataset_writer
 from cadiff.errors import DataError
 
-CHUNK_ROWS, CHUNK_VOXELS = 1024, 512
+CHUNK_VOXELS = 512
 OFFICIAL_PATCH = 16
 
 

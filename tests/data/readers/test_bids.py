@@ -16,25 +16,26 @@ from cadiff.data.dataset import BrainDataset
 from cadiff.data.readers import bids_images
 from cadiff.data.readers.bids import read_bids
 from cadiff.data.readers.bids_tables import read_confounds, stimulus_name
-from cadiff.errors import ConfigError, DataError
+from cadiff.errors import DataError
 from layouts.bids import (
     AFFINE,
+    CONFOUNDS1,
     CONSTANT_POINT,
+    DERIVED,
+    EVENTS1,
     ONSETS,
+    RUN1,
+    RUN2,
     SHAPE,
     STIMULI,
     TR,
     VERTICES,
     VOLUMES,
+    change,
     make_world,
+    replace_grid,
     save_volume,
 )
-
-DERIVED = Path("derivatives/fmriprep/sub-01/func")
-RUN1 = DERIVED / "sub-01_task-look_run-1_space-T1w_desc-preproc_bold.nii.gz"
-RUN2 = DERIVED / "sub-01_task-look_run-2_space-T1w_desc-preproc_bold.nii.gz"
-EVENTS1 = Path("sub-01/func/sub-01_task-look_run-1_events.tsv")
-CONFOUNDS1 = DERIVED / "sub-01_task-look_run-1_desc-confounds_timeseries.tsv"
 
 
 @pytest.fixture(scope="module", params=["volume", "surface", "grayordinates"])
@@ -55,18 +56,6 @@ def copy(original, tmp_path):
 
 def load(folder):
     return BrainDataset.open(folder, verify=True)
-
-
-def change(path, **columns):
-    """Overwrites columns of a table: {row: value} or one value for all rows."""
-    table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
-    for name, values in columns.items():
-        if isinstance(values, dict):
-            for row, value in values.items():
-                table.loc[row, name] = value
-        else:
-            table[name] = values
-    table.to_csv(path, sep="\t", index=False)
 
 
 @pytest.mark.parametrize(("method", "least"), [("lss", 0.88), ("lsa", 0.97)])
@@ -362,139 +351,6 @@ def test_an_older_sidecar_means_the_middle_of_the_repetition(copy, tmp_path):
     assert data.description["runs"][0]["slice_time_ref"] == 0.0
 
 
-def replace_grid(path, shape=SHAPE, affine=AFFINE):
-    values = np.random.default_rng(0).normal(1000, 10, size=(*shape, VOLUMES)).astype(np.float32)
-    image = nibabel.Nifti1Image(values, affine)
-    image.header.set_zooms((*image.header.get_zooms()[:3], TR))
-    nibabel.save(image, path)
-
-
-def test_runs_of_different_grids_are_refused(copy, tmp_path):
-    replace_grid(copy / RUN2, (4, 5, 4))
-    with pytest.raises(
-        DataError, match=r"run-2.*cannot be joined with .*run-1.*shape \(4, 5, 4\), expected \(4, 5, 3\)"
-    ):
-        read_bids(copy, tmp_path / "out")
-    replace_grid(copy / RUN2, affine=AFFINE + np.eye(4) * 0.1)
-    with pytest.raises(DataError, match=r"cannot be joined .*the affine differs by 0.1"):
-        read_bids(copy, tmp_path / "out")
-
-
-def edit(name):
-    """The damage of one kind: (function of the copy, options, pattern that the message has)."""
-
-    def rename(old, new):
-        return lambda copy: (copy / old).rename(copy / new)
-
-    def write(path, content):
-        return lambda copy: (copy / path).write_bytes(content(copy / path) if callable(content) else content)
-
-    def atlas(values):
-        return lambda copy: save_volume(copy / "bad.nii.gz", values)
-
-    mask1 = str(RUN1).replace("preproc_bold", "brain_mask")
-    facts1 = str(RUN1).replace(".nii.gz", ".json")
-    many = lambda copy: replace_grid(copy / str(RUN1).replace("T1w", "MNI152NLin2009cAsym_res-2"))  # noqa: E731
-    return {
-        "no confounds": (lambda c: (c / CONFOUNDS1).unlink(), {}, r"no table of confounds .*confounds=\[\]"),
-        "no mask": (lambda c: (c / mask1).unlink(), {}, "no brain mask of task-look_run-1 in space 'T1w'"),
-        "no run's events": (lambda c: (c / EVENTS1).unlink(), {}, "no table of events for task-look_run-1"),
-        "no pictures": (lambda c: shutil.rmtree(c / "stimuli"), {}, "the events name pictures"),
-        "a picture less": (lambda c: (c / "stimuli/pets/cat.png").unlink(), {}, "picture of stimulus 'pets_cat'"),
-        "outside": (lambda c: change(c / EVENTS1, stim_file={1: "../x.png"}), {}, "does not name a file inside"),
-        "two spaces": (many, {}, "several spaces: MNI152NLin2009cAsym:res-2, T1w. Choose one with space="),
-        "space of one run": (many, {"space": "MNI152NLin2009cAsym"}, "task-look_run-2 has no BOLD in space"),
-        "other subject": (lambda c: None, {"subject": "07"}, "no subject 'sub-07' among its subjects.*sub-01"),
-        "other task": (lambda c: None, {"task": "rest"}, "no task 'rest' among its tasks: there are look"),
-        "no duration": (lambda c: change(c / EVENTS1, duration={2: "n/a"}), {}, "line 4: the duration is .*duration_s="),
-        "zero duration": (lambda c: change(c / EVENTS1, duration={2: "0"}), {}, "line 4: the duration is '0'"),
-        "onset in words": (lambda c: change(c / EVENTS1, onset={2: "soon"}), {}, "line 4: the onset is 'soon'"),
-        "milliseconds": (lambda c: change(c / EVENTS1, onset={2: "22000"}), {}, "in milliseconds"),
-        "no onset": (rename(EVENTS1, "x"), {}, "no table of events"),
-        "a table of confounds as events": (
-            lambda c: shutil.copy(c / CONFOUNDS1, c / EVENTS1), {}, r"lacks the column 'stim_file' \(it has: csf"),
-        "Latin-1": (write(EVENTS1, "onset\tduration\ttrial_type\n1\t1\tgr\xfcn\n".encode("latin-1")), {}, "UTF-8 text"),
-        "no trials": (write(EVENTS1, b"onset\tduration\tstim_file\n1\t1\tn/a\n"), {}, "holds no trial: 1 rows, 0 with"),
-        "same onset": (lambda c: change(c / EVENTS1, onset={2: "6.0"}), {"glm": "lsa"}, "alike are trials 1 and 2"),
-        "two of a name": (
-            lambda c: change(c / EVENTS1, stim_file={1: "pets_cat.png"}), {}, "would both be named 'pets_cat'"),
-        "long name": (lambda c: change(c / EVENTS1, stim_file={1: "x" * 5000}), {}, "has 5000 characters: ids name files"),
-        "short confounds": (
-            write(CONFOUNDS1, lambda p: p.read_bytes()[: p.read_bytes().rindex(b"\n", 0, -1) + 1]), {},
-            "has 63 rows, the BOLD has 64 volumes"),
-        "gap in confounds": (lambda c: change(c / CONFOUNDS1, rot_x={9: "n/a"}), {}, "line 11: rot_x is nan"),
-        "broken JSON": (write(facts1, b'{"RepetitionTime": '), {}, "cannot be read as JSON"),
-        "JSON list": (write(facts1, b"[2.0]"), {}, "holds a JSON list, expected an object"),
-        "TR in words": (write(facts1, b'{"RepetitionTime": "2 s"}'), {}, "RepetitionTime is '2 s', expected seconds"),
-        "truncated": (write(RUN2, lambda p: p.read_bytes()[:-3000]), {}, "run-2_space-T1w_desc-preproc_bold.nii.gz is damaged"),
-        "not an image": (write(RUN1, b"hello"), {}, "cannot be read as an image"),
-        "one volume": (lambda c: save_volume(c / RUN1, np.ones(SHAPE, np.float32)), {}, r"shape \(4, 5, 3\), expected"),
-        "half an atlas": (atlas(np.full(SHAPE, 0.5, np.float32)), {"atlas": "bad.nii.gz"}, "values that are not whole numbers"),
-        "other atlas": (atlas(np.ones((9, 9, 9), np.int16)), {"atlas": "bad.nii.gz"}, "another grid .*resample it first"),
-        "no atlas": (lambda c: None, {"atlas": "none.nii.gz"}, "There is no file none.nii.gz"),
-        "empty mask": (atlas(np.zeros(SHAPE, np.uint8)), {"mask": "bad.nii.gz"}, "the mask leaves no voxel"),
-        "only raw": (lambda c: (shutil.rmtree(c / "derivatives"), replace_grid(c / "sub-01/func/sub-01_task-look_bold.nii.gz")),
-            {}, "raw BOLD only, no .*run fMRIPrep first, or give desc=null"),
-        "nothing": (lambda c: shutil.rmtree(c / "derivatives"), {}, "expected fMRIPrep derivatives, sub-01/"),
-        "a subject as the source": (lambda c: None, {"source": "sub-01"}, "holds func; expected fMRIPrep derivatives"),
-        "two pipelines": (
-            lambda c: shutil.copytree(c / "derivatives/fmriprep", c / "derivatives/again"), {}, "several folders of BOLD"),
-        "confounds explain a trial": (
-            lambda c: change(c / CONFOUNDS1, csf=[str(v) for v in
-                glm.trial_regressors(ONSETS[:1], np.full(1, 2.0), (np.arange(VOLUMES) + 0.5) * TR)[:, 0, 0]]),
-            {"confounds": "csf"}, "response to trial 1 cannot be told from the confounds"),
-    }[name]  # fmt: skip
-
-
-@pytest.mark.parametrize("name", [
-    "no confounds", "no mask", "no run's events", "no pictures", "a picture less", "outside", "two spaces", "space of one run",
-    "other subject", "other task", "no duration", "zero duration", "onset in words", "milliseconds", "no onset",
-    "a table of confounds as events", "Latin-1", "no trials", "same onset", "two of a name", "long name", "short confounds",
-    "gap in confounds", "broken JSON", "JSON list", "TR in words", "truncated", "not an image", "one volume", "half an atlas",
-    "other atlas", "no atlas", "empty mask", "only raw", "nothing", "a subject as the source", "two pipelines",
-    "confounds explain a trial",
-])  # fmt: skip
-def test_each_fault_is_one_sentence_and_leaves_nothing(name, copy, tmp_path):
-    damage, options, message = edit(name)
-    damage(copy)
-    with pytest.raises(DataError, match=message) as caught:
-        read_bids(copy / options.pop("source", "."), tmp_path / "out", **options)
-    assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
-    assert {path.name for path in tmp_path.iterdir()} <= {"data"}
-
-
-def test_a_link_to_data_that_were_not_fetched_is_named(copy, tmp_path):
-    (copy / RUN2).unlink()
-    (copy / RUN2).symlink_to("../.git/annex/objects/x")
-    with pytest.raises(
-        DataError, match="is a link to a file that is not here: fetch it, for example with `datalad get`"
-    ):
-        read_bids(copy, tmp_path / "out")
-
-
-def test_a_header_that_claims_too_much_is_refused(copy, tmp_path):
-    image = nibabel.load(copy / RUN1)
-    header, values = image.header.copy(), image.get_fdata(dtype=np.float32)
-    header.set_data_shape((2000, 2000, 2000, VOLUMES))
-    plain = copy / str(RUN1).removesuffix(".gz")
-    (copy / RUN1).unlink()
-    plain.write_bytes(header.binaryblock + bytes(4) + values.tobytes())
-    with pytest.raises(DataError, match=r"the header claims .* bytes, the file holds"):
-        read_bids(copy, tmp_path / "out")
-
-
-def test_surfaces_without_a_hemisphere_or_with_another_kind_of_atlas_are_refused(tmp_path):
-    made = make_world(tmp_path / "data", np.random.default_rng(1), "surface")
-    save_volume(tmp_path / "data/hemi-L.nii.gz", np.ones(SHAPE, np.int16))
-    with pytest.raises(DataError, match=r"hemi-L.nii.gz is not a GIFTI file of a map"):
-        read_bids(made.sample.source, tmp_path / "out", atlas="hemi-{hemi}.nii.gz")
-    with pytest.raises(DataError, match="a map of a surface is two GIFTI files"):
-        read_bids(made.sample.source, tmp_path / "out", mask="hemi-L.nii.gz")
-    (tmp_path / "data" / DERIVED / "sub-01_task-look_run-2_hemi-R_space-fsaverage5_bold.func.gii").unlink()
-    with pytest.raises(DataError, match="expected one BOLD file a run, or hemi-L and hemi-R"):
-        read_bids(made.sample.source, tmp_path / "out")
-
-
 def test_raw_data_may_be_taken_as_they_are(copy, tmp_path):
     for run in (1, 2):
         replace_grid(copy / f"sub-01/func/sub-01_task-look_run-{run}_bold.nii.gz")
@@ -503,78 +359,7 @@ def test_raw_data_may_be_taken_as_they_are(copy, tmp_path):
     assert data.betas.shape == (12, 60)
 
 
-@pytest.mark.parametrize("options", [
-    {"glm": "ols"}, {"hrf": "fir"}, {"units": "z"}, {"high_pass_s": "128 s"}, {"high_pass_s": -1}, {"layout": "bids2"},
-    {"slice_time_ref": 2}, {"test_runs": ["a"]}, {"test_runs": 1.5}, {"tr_s": float("nan")}, {"cut_trials": "keep"},
-    {"duration_s": True}, {"layout": "openfmri", "confounds": ["csf"]},
-])  # fmt: skip
-def test_impossible_options_are_named(original, tmp_path, options):
-    with pytest.raises(ConfigError, match=list(options)[-1]):
-        read_bids(original.sample.source, tmp_path / "out", **options)
-
-
 def test_ids_keep_what_is_no_picture_suffix():
     assert stimulus_name("faces/f 1.PNG") == "faces_f 1"
     assert stimulus_name("1518878.005958") == "1518878.005958"
     assert stimulus_name("..\\..\\x.jpg") == "x"
-
-
-@pytest.fixture
-def openfmri(tmp_path, rng):
-    """Two runs in OpenfMRI's layout; voxel 0 answers to "a", voxel 1 to "b"."""
-    for run in (1, 2):
-        folder = tmp_path / f"data/sub001/BOLD/task001_run{run:03}"
-        folder.mkdir(parents=True)
-        onsets = ONSETS[:4]
-        table = pd.DataFrame(
-            {"onset": onsets, "duration": 8.0, "trial_type": list("abab" if run == 1 else "baab")}
-        )
-        table.to_csv(folder / "bold_events.tsv", sep="\t", index=False)
-        responses = glm.trial_regressors(onsets, np.full(4, 8.0), np.arange(VOLUMES) * TR)[:, :, 0]
-        planted = np.stack([table["trial_type"] == kind for kind in "abab"], axis=1).astype(float)
-        bold = 500 + 5 * responses @ planted + 0.1 * rng.normal(size=(VOLUMES, 4))
-        image = nibabel.Nifti1Image(bold.T.reshape(2, 2, 1, VOLUMES).astype(np.float32), AFFINE)
-        image.header.set_zooms((3, 3, 3.5, 1000 * TR))
-        image.header.set_xyzt_units("mm", "msec")
-        nibabel.save(image, folder / "bold_small.nii.gz")
-    return tmp_path / "data"
-
-
-def test_openfmris_layout(openfmri, tmp_path):
-    options = {"layout": "openfmri", "bold_name": "bold_small", "mask": None}
-    data = load(read_bids(openfmri, tmp_path / "out", **options))
-    assert list(data.trials["stimulus_id"]) == list("ababbaab") and list(data.trials["repeat"]) == [
-        1,
-        1,
-        2,
-        2,
-        3,
-        3,
-        4,
-        4,
-    ]
-    answers = np.asarray(data.betas) > 0.5
-    assert (answers[:, 0] == (data.trials["stimulus_id"] == "a")).all()
-    assert (answers[:, 1] == (data.trials["stimulus_id"] == "b")).all()
-    assert list(data.stimuli["label"]) == ["a", "b"] and data.stimuli["file"].isna().all()
-    assert data.description["runs"][0]["tr_s"] == TR  # the header has milliseconds
-    with pytest.raises(DataError, match="no brain mask of task001_run001"):
-        read_bids(openfmri, tmp_path / "none", **{**options, "mask": "brain"})
-    with pytest.raises(DataError, match=r"bold.nii.gz .*bold_name= names the series"):
-        read_bids(openfmri, tmp_path / "none", layout="openfmri", mask=None)
-    with pytest.raises(DataError, match="expected sub001/BOLD/task001_run001/"):
-        read_bids(openfmri / "sub001", tmp_path / "none", layout="openfmri")
-
-
-@pytest.mark.parametrize(
-    ("bold_name", "mask", "voxels"),
-    [("bold_1slice", "../mask.nii.gz", 530), ("bold_25mm", "sub001/masks/25mm/brain.nii.gz", 129)],
-)
-def test_the_real_haxby_data(dev_data, tmp_path, bold_name, mask, voxels):
-    source = dev_data / "haxby" / "haxby2001"
-    if not source.is_dir():
-        pytest.skip(f"needs {source}")
-    data = load(read_bids(source, tmp_path / "out", layout="openfmri", bold_name=bold_name, mask=mask))
-    assert data.betas.shape == (96, voxels)
-    assert (data.trials.groupby(["run", "stimulus_id"]).size() == 1).all() and len(data.stimuli) == 8
-    assert {run["tr_s"] for run in data.description["runs"]} == {2.5}

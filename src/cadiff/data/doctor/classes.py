@@ -6,7 +6,7 @@ import numpy as np
 
 from cadiff.data.doctor.findings import Check, Finding
 from cadiff.data.doctor.folder import Folder
-from cadiff.data.doctor.material import CHANCE, CLEAR, FEWEST, LAGS, Material, in_words, moved, p_text
+from cadiff.data.doctor.material import CHANCE, FEWEST, LAGS, Material, in_words, moved, p_text, shift
 from cadiff.data.doctor.repeats import repeats_alike, run_numbers
 
 FEW_PAIRS, MANY_PAIRS = 10, 100
@@ -34,13 +34,8 @@ def check_by_classes(
             lags |= {lag: found.z} if found is not None else {}
     check.details |= {"r": alike.r, "z": alike.z, "p": alike.p, "pairs": alike.pairs}
     check.details["z_of_moved_lists"] = {str(lag): z for lag, z in lags.items()}
-    best = max(lags, key=lags.__getitem__, default=0)
-    if (
-        best
-        and lags[best] >= CLEAR
-        and lags[best] - max(alike.z, 0.0) >= CLEAR
-        and lags[best] > 1.5 * alike.z
-    ):
+    best = shift(lags, alike.z)
+    if best is not None:
         check.details["shift"] = best
         return check("wrong", f"The list is shifted: {in_words(best, lags[best], alike.z)}.", mend)
     if alike.p <= CHANCE:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,6 +108,14 @@ def moved(folder: Folder, rows: np.ndarray, lag: int) -> tuple[np.ndarray, np.nd
                 positions.append(place[a])
                 names.append(ids[b])
     return np.array(positions, int), np.array(names, dtype=str)
+
+
+def shift(lags: Mapping[int, float], here: float) -> int | None:
+    """The lag whose z stands out by itself, above the listed order's z `here`, and by half as much again; None: no shift."""
+    best = max(lags, key=lags.__getitem__, default=0)
+    there = lags.get(best, 0.0)
+    stands_out = there >= CLEAR and there - max(here, 0.0) >= CLEAR and there > 1.5 * here
+    return best if best and stands_out else None
 
 
 def in_words(lag: int, there: float, here: float) -> str:

@@ -28,6 +28,7 @@ from cadiff.data.doctor.material import (
     in_words,
     moved,
     p_text,
+    shift,
 )
 from cadiff.data.doctor.repeats import Repeats, run_numbers
 from cadiff.data.doctor.scan import Scan
@@ -161,13 +162,8 @@ def _judge(
         "p": outcome.p,
         "z_of_moved_lists": {str(lag): z for lag, z in lags.items()},
     }
-    best = max(lags, key=lags.__getitem__, default=0)
-    if (
-        best
-        and lags[best] >= CLEAR
-        and lags[best] - max(outcome.z, 0.0) >= CLEAR
-        and lags[best] > 1.5 * outcome.z
-    ):
+    best = shift(lags, outcome.z)
+    if best is not None:
         check.details["shift"] = best
         found = f"The list is shifted: {in_words(best, lags[best], outcome.z)}."
         return check("wrong", found, MEND + " A first row dropped or read twice shifts a list.")

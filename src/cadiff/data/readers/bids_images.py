@@ -11,6 +11,7 @@ voxels asked for are kept. Traps: TR in a NIfTI header may be in milliseconds, o
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +27,7 @@ CHUNK_BYTES = 64 << 20
 AFFINE_TOLERANCE_MM = 1e-3
 
 
-class Series:
+class Series(ABC):
     """The BOLD of one run; `read` gives the values."""
 
     kind: Literal["volume", "surface", "grayordinates"]
@@ -41,21 +42,21 @@ class Series:
         """The file, or the left hemisphere's."""
         return self.paths[0]
 
+    @abstractmethod
     def read(self, points: np.ndarray) -> np.ndarray:
         """Values float32 (volumes, points) of the points with these numbers, in ascending order."""
-        raise NotImplementedError
 
+    @abstractmethod
     def places(self) -> pd.DataFrame:
         """Where each point is: one row a point."""
-        raise NotImplementedError
 
+    @abstractmethod
     def map_values(self, path: Path) -> tuple[np.ndarray, dict[int, str]]:
         """A map over the same points: values float64 (points,), and names of the labels where the file has them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def differs(self, other: Series) -> str | None:
         """How the other's points differ from ours, in words; None when they are the same."""
-        raise NotImplementedError
 
 
 class Volume(Series):
