@@ -19,6 +19,7 @@ from cadiff.errors import DataError
 
 runner = CliRunner(env={"COLUMNS": "200", "TERM": "dumb"})
 VERBS = [[name] for name in cli.VERBS] + [["data", name] for name in cli.DATA_VERBS] + [["prior", "train"]]
+VERBS += [["weights", name] for name in cli.WEIGHTS_VERBS]
 
 
 def run(*arguments: object):
@@ -34,7 +35,7 @@ def flags(verb: list[str]) -> set[str]:
 
 def test_the_verbs_are_those_of_the_manual():
     expected = (
-        "simulate contrast attend diffuse reconstruct evaluate report demo run baseline presets settings"
+        "simulate contrast attend diffuse reconstruct evaluate report demo run baseline plan presets settings"
     )
     assert set(cli.VERBS) == set(expected.split())
 
@@ -57,11 +58,18 @@ def test_other_stages_take_preset_set_and_out(verb):
     assert {"--preset", "--set", "--out"} <= flags([verb])
 
 
+def test_stages_take_a_protocol_wherever_they_take_a_preset():
+    with_preset = [verb for verb in VERBS if "--preset" in flags(verb) and verb[0] != "prior"]
+    assert len(with_preset) == 7
+    assert all("--protocol" in flags(verb) for verb in [*with_preset, ["run"]])
+
+
 def test_no_hyperparameter_became_a_flag():
     allowed = {
         "--preset", "--set", "--out", "--resume", "--dataset", "--encoder", "--prior", "--pipeline", "--images",
         "--image-mae", "--verify", "--stimuli", "--against", "--pattern", "--table", "--test", "--fraction", "--folds",
-        "--by", "--seed", "--html", "--json", "--length", "--normalise",
+        "--by", "--seed", "--html", "--json", "--length", "--normalise", "--protocol", "--data", "--corpus", "--weights",
+        "--ema", "--vram", "--precision",
     }  # fmt: skip
     assert set.union(*(flags(verb) for verb in VERBS)) <= allowed
 
@@ -77,6 +85,7 @@ def test_version():
     [
         ["contrast", "nowhere", "--set", "fit.stepz=3"],
         ["contrast", "nowhere", "--preset", "dem0"],
+        ["contrast", "nowhere", "--protocol", "oficial"],
         ["contrast", "nowhere"],
         ["settings", "contras"],
         ["data", "describe", "nowhere"],
@@ -198,6 +207,17 @@ def test_settings_lists_nested_keys_with_their_meaning():
     assert "fit.steps=" in run("settings", "contrast").output
 
 
+def test_a_plan_is_a_table_or_one_sentence():
+    stages = ["contrast", "attend", "diffuse", "reconstruct"]
+    result = run("plan", "demo", "--precision", "fp32", "--set", "contrast.num_voxels=320")
+    assert result.exit_code == 0, result.output
+    rows = [line.split() for line in result.output.splitlines()]
+    assert [row[0] for row in rows if row and row[0] in stages] == stages
+    small = run("plan", "demo", "--vram", "0.1", "--set", "contrast.num_voxels=320")
+    assert small.exit_code == 2
+    assert small.stderr.startswith("error: Stage contrast needs about")
+
+
 def test_a_wrong_dataset_is_a_data_error_for_python_users(tmp_path):
     from cadiff.data.dataset import BrainDataset
 
@@ -240,6 +260,32 @@ def test_a_full_disk_is_one_sentence_that_says_how_to_go_on(error, monkeypatch, 
     assert "no space is left on the disk" in result.stderr
     assert "--resume" in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_presets_come_with_their_published_number_and_the_protocols():
+    lines = run("presets").output.splitlines()
+    (god,) = (line for line in lines if line.startswith("paper/god-sub-03 "))
+    assert "25.080 %" in god and "Fig. 3" in god
+    assert not any("_" in line.split(" ")[0] for line in lines)  # what others extend is not listed
+    assert [line.split(" ")[0] for line in lines[-3:]] == ["default", "paper", "official"]
+
+
+def test_settings_show_what_the_protocols_disagree_on():
+    def lines(*options: str) -> list[str]:
+        return run("settings", "contrast", *options).output.splitlines()
+
+    official = lines("--preset", "paper/bold5000-csi2", "--protocol", "official")
+    assert "preprocess.test_normalisation=pooled" in official and "fit.warmup_epochs=40.0" in official
+    place = official.index("legacy_scaling=true")
+    assert official[place + 2] == "    protocols: default false, paper false, official true"
+    assert "legacy_scaling=false" in lines("--preset", "paper/bold5000-csi2")
+    assert "legacy_scaling=false" in lines("--protocol", "official", "--set", "legacy_scaling=false")
+
+
+def test_the_protocol_goes_on_to_the_next_command(monkeypatch, tmp_path):
+    monkeypatch.setattr("cadiff.contrast.stage.contrast", lambda config, *_, **__: tmp_path / "encoder")
+    printed = run("contrast", "data", "--protocol", "paper", "--out", tmp_path / "contrast").output
+    assert "--protocol paper" in printed.rpartition("next: cadiff attend ")[2]
 
 
 def test_settings_are_printed_as_set_reads_them():

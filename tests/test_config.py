@@ -3,7 +3,7 @@
 import pytest
 from pydantic import Field
 
-from cadiff.config import Config, load_config, load_preset, preset_names
+from cadiff.config import Config, load_config, load_preset
 from cadiff.errors import ConfigError
 
 
@@ -73,12 +73,3 @@ def test_unknown_presets_sections_and_circles_are_refused(presets):
 def test_settings_are_frozen():
     with pytest.raises(ValueError, match="frozen"):
         Toy().name = "other"
-
-
-@pytest.mark.parametrize("name", preset_names())
-def test_every_preset_of_the_package_fits_its_stages(name):
-    from cadiff.experiments import STAGES, stage_config
-
-    assert load_preset(name)["title"]
-    for section in STAGES:
-        stage_config(section, name)

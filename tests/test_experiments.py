@@ -3,9 +3,11 @@
 import json
 
 import pytest
+from filelock import FileLock
 
-from cadiff.errors import ArtifactError, ConfigError, UserError
+from cadiff.errors import ArtifactError, ConfigError, DataError, UserError
 from cadiff.experiments import run_experiment
+from cadiff.runs import LOCK
 
 TINY = """
 extends: demo
@@ -80,4 +82,31 @@ def test_settings_are_recorded_before_anything_runs(tmp_path):
 def test_a_wrong_path_is_told_before_a_folder_is_made(tmp_path, wrong):
     with pytest.raises(UserError, match="nowhere"):
         run_experiment("demo", tmp_path / "run", **{key: tmp_path / path for key, path in wrong.items()})
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_process_in_the_folder_is_refused_and_nothing_of_it_stays(tmp_path):
+    preset = tmp_path / "tiny.yaml"
+    preset.write_text(TINY)
+    out = tmp_path / "run"
+    out.mkdir()
+    held = FileLock(
+        out / LOCK
+    )  # not the one of this process: another file descriptor, as another process has
+    with held, pytest.raises(ArtifactError, match="Another process is working in"):
+        run_experiment(preset, out)
+    assert not (out / "experiment.json").exists()
+    (out / LOCK).touch()  # as after kill -9, before the record was written: the folder counts as free
+    with pytest.raises(DataError, match="Phase 1"):
+        run_experiment(preset, out, overrides=["corpus.num_subjects=0", "corpus.include_studied=false"])
+    assert not (out / LOCK).exists()
+
+
+def test_batches_that_fit_a_small_gpu_are_recorded_and_announced(tmp_path):
+    preset = tmp_path / "tiny.yaml"
+    preset.write_text(TINY)
+    with pytest.raises(
+        ConfigError, match=r"contrast needs about .* GiB with batches of 4, and there are 0.3 GiB"
+    ):
+        run_experiment(preset, tmp_path / "run", vram=0.3)
     assert not (tmp_path / "run").exists()

@@ -1,6 +1,8 @@
 """Run folders: refuse, resume, log."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -53,7 +55,7 @@ def test_a_run_cut_off_before_its_first_file_can_be_resumed(tmp_path):
     with pytest.raises(ArtifactError, match="never overwritten"):
         RunFolder.open(tmp_path / "run", stage="toy", config=Settings())
     assert not RunFolder.open(tmp_path / "run", stage="toy", config=Settings(), resume=True).complete
-    assert [p.name for p in (tmp_path / "run").iterdir()] == ["run.json"]
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [".lock", "run.json"]
 
 
 def test_a_log_line_that_was_cut_off_is_taken_again(tmp_path):
@@ -76,4 +78,45 @@ def test_resuming_a_complete_run_removes_what_finishing_left(tmp_path):
     for name in ("trainer", "trainer.old", ".trainer.new.k3x"):  # killed before these were gone
         (tmp_path / "run" / name).mkdir()
     RunFolder.open(tmp_path / "run", stage="toy", config=Settings(), resume=True)
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["run.json"]
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from cadiff.runs import lock_folder
+held = lock_folder(Path(sys.argv[1]))
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def other_process(tmp_path):
+    """Another process that works in tmp_path / "run"."""
+    (tmp_path / "run").mkdir(exist_ok=True)
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path / "run")], stdout=subprocess.PIPE)
+    assert process.stdout is not None and process.stdout.readline() == b"held\n"
+    with process:
+        yield process
+        process.kill()
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_two_processes_on_one_run_are_refused_and_a_killed_one_is_not_missed(tmp_path, other_process, resume):
+    def start(resume):
+        return RunFolder.open(tmp_path / "run", stage="toy", config=Settings(), resume=resume)
+
+    with pytest.raises(ArtifactError, match="Another process is working in" if resume else "already exists"):
+        start(resume)
+    other_process.kill()
+    other_process.wait()
+    assert not start(resume=True).complete
+
+
+def test_a_process_may_open_its_own_run_again_and_leaves_no_lock_behind(tmp_path):
+    first = RunFolder.open(tmp_path / "run", stage="toy", config=Settings())
+    again = RunFolder.open(tmp_path / "run", stage="toy", config=Settings(), resume=True)
+    again.finish()
+    assert first.complete
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["run.json"]

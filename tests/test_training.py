@@ -1,6 +1,7 @@
 """fit(): exact resume, schedule, averaging, and what happens when a loss explodes."""
 
 import math
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from cadiff.artifacts import read_json
+from cadiff.checkpoints import save_checkpoint
+from cadiff.cli import _refused_by_disk
 from cadiff.errors import ConfigError, DivergedError
 from cadiff.runs import RunFolder
 from cadiff.training import FitConfig, epoch_batches, fit, learning_rate_at
@@ -20,7 +24,15 @@ class Killed(BaseException):
     """Stands for kill -9: nothing catches it."""
 
 
-def train(out: Path, *, kill_at: int | None = None, resume: bool = False, scale: float = 1.0, **settings):
+def train(
+    out: Path,
+    *,
+    kill_at: int | None = None,
+    explode_at: int | None = None,
+    resume: bool = False,
+    scale: float = 1.0,
+    **settings,
+):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 1))
     values = {
@@ -38,7 +50,7 @@ def train(out: Path, *, kill_at: int | None = None, resume: bool = False, scale:
     def batches(step: int):
         if step == kill_at:
             raise Killed
-        return X[indices(step)], Y[indices(step)]
+        return X[indices(step)], Y[indices(step)] * (math.inf if step == explode_at else 1)
 
     def loss(batch, generator):
         x, y = batch
@@ -110,6 +122,40 @@ def test_batches_are_full_and_use_every_item_equally(items, size):
 def test_a_diverging_loss_is_one_sentence_with_the_step_and_the_remedy(tmp_path):
     with pytest.raises(DivergedError, match=r"not finite after step 2 .*smaller fit.learning_rate"):
         train(tmp_path / "run", scale=math.inf)
+
+
+def test_after_checkpoints_a_diverging_loss_says_which_one_is_kept(tmp_path):
+    with pytest.raises(DivergedError, match=r"the checkpoint of step 4 in .*trainer is kept"):
+        train(tmp_path / "run", checkpoint_every=2, log_every=1, explode_at=5)
+    _, run = train(tmp_path / "run", checkpoint_every=2, log_every=1, resume=True)
+    assert [record["step"] for record in run.history()] == list(range(1, 11))
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="this system has no limit on a file's size")
+def test_a_disk_that_fills_up_while_saving_costs_nothing_but_time(tmp_path, monkeypatch):
+    import resource
+
+    monkeypatch.setattr(RunFolder, "_tensorboard", lambda self: None)  # its thread would meet the limit too
+    whole, _ = train(tmp_path / "whole", checkpoint_every=2)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def full(folder, step, *parts):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (64 if step == 6 else soft, hard))
+        try:
+            save_checkpoint(folder, step, *parts)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cadiff.training.save_checkpoint", full)
+        with pytest.raises(Exception) as caught:
+            train(tmp_path / "cut", checkpoint_every=2)
+    assert "larger than this disk or this account allows" in str(_refused_by_disk(caught.value))
+    there = RunFolder(tmp_path / "cut").last_checkpoint
+    assert there is not None and read_json(there / "state.json")["step"] == 4
+    assert sorted(path.name for path in (tmp_path / "cut").glob("*trainer*")) == ["trainer"]
+    resumed, _ = train(tmp_path / "cut", checkpoint_every=2, resume=True)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 def test_weights_that_are_not_finite_are_neither_kept_nor_handed_on(tmp_path):

@@ -8,12 +8,19 @@ A preset is a YAML file with one section a stage; it may extend another preset a
 
 `load_config(DiffuseConfig, "diffuse", "demo", ["fit.steps=400"])` merges the presets, applies the overrides and
 validates the section with pydantic. Unknown keys are refused with the nearest name that exists.
+
+A protocol is a reading of the published method (docs/protocols.md): settings in presets/_protocols/NAME.yaml that come on
+top of any preset and below the overrides. A list there holds alternatives: what the preset has where it is one of them, else the
+first. Under `protocols` a preset says which it is for its data, and adds plain numbers:
+
+    protocols: {official: {contrast: {preprocess: {test_normalisation: pooled}}}}
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +31,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from cadiff.errors import ConfigError
 
 SECTIONS = ("simulate", "corpus", "prior", "contrast", "attend", "diffuse", "reconstruct", "evaluate")
-HEADER = ("extends", "title", "protocol", "source")
+HEADER = ("extends", "title", "protocol", "protocols", "source", "published")
+PROTOCOLS = ("default", "paper", "official")
 
 C = TypeVar("C", bound="Config")
 
@@ -38,43 +46,77 @@ class Config(BaseModel):
 
 
 def preset_names() -> list[str]:
-    """Names of the presets that come with the package."""
+    """Names of the presets that come with the package, without those that only others extend (paper/_god)."""
     root = resources.files("cadiff") / "presets"
-    return sorted(_walk(root, ""))
+    return sorted(name for name in _walk(root, "") if "/_" not in f"/{name}")
 
 
-def load_preset(preset: str | Path) -> dict[str, Any]:
-    """One preset merged over the ones it extends.
+def load_preset(preset: str | Path | None, protocol: str | None = None) -> dict[str, Any]:
+    """One preset merged over the ones it extends, and a protocol over them.
 
     Args:
-        preset: a name of `preset_names()` or the path of a YAML file.
+        preset: a name of `preset_names()`, the path of a YAML file, or None for the defaults.
+        protocol: one of `PROTOCOLS`; by default the one that the preset names, or "default", which changes nothing.
+
+    Returns:
+        sections and header; `protocol` is the one taken.
 
     Raises:
-        ConfigError: no such preset, not a mapping, an unknown section, or a circle of `extends`.
+        ConfigError: no such preset or protocol, not a mapping, an unknown section, or a circle of `extends`.
     """
     merged: dict[str, Any] = {}
-    for layer in reversed(list(_chain(preset))):
+    for layer in reversed(list(_chain(preset))) if preset is not None else ():
         merged = _merge(merged, layer)
     merged.pop("extends", None)
-    return merged
+    own = merged.pop("protocols", None) or {}
+    name = protocol or merged.get("protocol") or "default"
+    if name not in PROTOCOLS:
+        raise ConfigError(_sentence(f"No protocol {name!r}{_nearest(name, PROTOCOLS)}"))
+    if name != "default":
+        wanted = {key: value for key, value in load_protocol(name).items() if key in SECTIONS}
+        merged = _merge(merged, _choices(wanted, merged))
+    return {**_merge(merged, own.get(name) or {}), "protocol": name}
+
+
+def load_protocol(name: str) -> dict[str, Any]:
+    """What a protocol says: its title, and by section the settings that define it."""
+    return _read(f"_protocols/{name}")
+
+
+def protocol_of(section: str, settings: Config, before: str | None = None) -> str:
+    """The protocol that the settings of a stage follow, or "mixed": they have the value of each setting that it names.
+
+    It is read off the settings and not passed on from the command line, so that a setting changed on top of a protocol
+    cannot go by its name.
+
+    Args:
+        before: what this function said of the stage that this one goes on from, whose protocol must be the same.
+    """
+    values = settings.model_dump(mode="json")
+    for name in PROTOCOLS if before is None else (before,):
+        if name in PROTOCOLS and _agrees(values, load_protocol(name).get(section) or {}):
+            return name
+    return "mixed"
 
 
 def load_config(
-    cls: type[C], section: str, preset: str | Path | None = None, overrides: Sequence[str] = ()
+    cls: type[C],
+    section: str,
+    preset: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    protocol: str | None = None,
 ) -> C:
-    """The settings of one stage: defaults, then the preset's section, then `a.b=c` overrides.
+    """The settings of one stage: defaults, then the preset's section, then the protocol's, then `a.b=c` overrides.
 
     Raises:
-        ConfigError: unknown preset or key, wrong type, malformed override.
+        ConfigError: unknown preset, protocol or key, wrong type, malformed override.
     """
-    values: dict[str, Any] = {}
-    if preset is not None:
-        values = _merge({}, load_preset(preset).get(section) or {})
+    values = _merge({}, load_preset(preset, protocol).get(section) or {})
     for override in overrides:
         _assign(values, override)
-    return validate(
-        cls, values, where=f"preset {preset!s}, section {section}" if preset else f"section {section}"
-    )
+    from_where = {"preset": preset, "protocol": protocol}
+    parts = [f"{what} {name}" for what, name in from_where.items() if name is not None]
+    return validate(cls, values, where=", ".join([*parts, f"section {section}"]))
 
 
 def validate(cls: type[C], values: Mapping[str, Any], *, where: str) -> C:
@@ -83,7 +125,7 @@ def validate(cls: type[C], values: Mapping[str, Any], *, where: str) -> C:
         return cls.model_validate(dict(values))
     except ValidationError as error:
         found = "; ".join(_explain(cls, e) for e in error.errors())
-        raise ConfigError(f"{where}: {found}" + ("" if found[-1] in ".?" else ".")) from None
+        raise ConfigError(_sentence(f"{where}: {found}")) from None
 
 
 def _chain(preset: str | Path) -> Iterator[dict[str, Any]]:
@@ -98,8 +140,20 @@ def _chain(preset: str | Path) -> Iterator[dict[str, Any]]:
         for key in layer:
             if key not in SECTIONS + HEADER:
                 raise ConfigError(
-                    f"Preset {current}: unknown section {key!r}{_nearest(key, SECTIONS + HEADER)}."
+                    _sentence(f"Preset {current}: unknown section {key!r}{_nearest(key, SECTIONS + HEADER)}")
                 )
+        own = layer.get("protocols") or {}
+        groups = {key: layer.get(key) for key in (*SECTIONS, "protocols")}
+        groups |= {f"protocols, {name}": own[name] for name in own if isinstance(own, Mapping)}
+        for key, value in groups.items():
+            if value is not None and not isinstance(value, Mapping):
+                raise ConfigError(f"Preset {current}: {key} is {value!r}, expected a group of settings.")
+        for name in own:
+            for word, known in ((name, PROTOCOLS), *((key, SECTIONS) for key in own[name] or {})):
+                if word not in known:
+                    raise ConfigError(
+                        _sentence(f"Preset {current}, protocols: unknown {word!r}{_nearest(word, known)}")
+                    )
         yield layer
         current = layer.get("extends")
 
@@ -121,7 +175,7 @@ def _read(preset: str | Path) -> dict[str, Any]:
             )
         text = source.read_text()
     try:
-        layer = yaml.safe_load(text) or {}
+        layer = _parse(text) or {}
     except yaml.YAMLError as error:
         raise ConfigError(f"Preset {preset} is not valid YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(layer, dict):
@@ -129,6 +183,12 @@ def _read(preset: str | Path) -> dict[str, Any]:
             f"Preset {preset} holds a {type(layer).__name__}, expected sections such as `contrast:`."
         )
     return layer
+
+
+@cache
+def _parse(text: str) -> Any:
+    """What a YAML text says; shared, so it is merged into new dicts and never changed."""
+    return yaml.safe_load(text)
 
 
 def _walk(folder: Any, prefix: str) -> Iterator[str]:
@@ -145,6 +205,30 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
         merged[key] = _merge(merged[key], value) if both else value
     return merged
+
+
+def _choices(wanted: Mapping[str, Any], there: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a protocol, with one of each list of alternatives: what is there if it is one, else the first."""
+    chosen: dict[str, Any] = {}
+    for key, want in wanted.items():
+        have = there.get(key)
+        if isinstance(want, Mapping):
+            chosen[key] = _choices(want, have if isinstance(have, Mapping) else {})
+        elif isinstance(want, list):
+            chosen[key] = have if have in want else want[0]
+        else:
+            chosen[key] = want
+    return chosen
+
+
+def _agrees(values: Any, wanted: Mapping[str, Any]) -> bool:
+    """Whether all that is wanted is so; a list is a choice."""
+    return all(
+        _agrees(values[key], want)
+        if isinstance(want, Mapping)
+        else values[key] in (want if isinstance(want, list) else [want])
+        for key, want in wanted.items()
+    )
 
 
 def _assign(values: dict[str, Any], override: str) -> None:
@@ -189,6 +273,10 @@ def _fields(cls: type[BaseModel], path: Sequence[Any]) -> list[str]:
         if model is None:
             return []
     return list(model.model_fields)
+
+
+def _sentence(text: str) -> str:
+    return text if text[-1] in ".?" else f"{text}."
 
 
 def _nearest(word: str, names: Sequence[str]) -> str:

@@ -3,25 +3,63 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from cadiff.artifacts import atomic_path, provenance, read_json, refuse_existing, write_json
 from cadiff.config import Config
 from cadiff.errors import ArtifactError
 
+LOCK = ".lock"
+UNFINISHED = re.compile(r"\.(run|experiment)\.json\.")  # a first file cut off in the writing
+
+
+def lock_folder(folder: Path) -> FileLock:
+    """Makes `folder` this process's own until the result is released, forgotten, or the process ends, however it ends.
+
+    Within one process the lock may be taken several times.
+
+    Raises:
+        ArtifactError: another process holds it.
+    """
+    lock = FileLock(folder / LOCK, timeout=0, is_singleton=True)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ArtifactError(
+            f"Another process is working in {folder} (it holds {folder / LOCK}): wait until it is done, or choose another "
+            "--out."
+        ) from None
+    return lock
+
+
+def unlock_folder(lock: FileLock) -> None:
+    """Gives a folder back and leaves no trace in it."""
+    lock.release(force=True)
+    Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def only_locked(folder: Path) -> bool:
+    """Whether a process began in `folder` and was cut off before it wrote a whole file there."""
+    there = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return bool(there) and all(name == LOCK or UNFINISHED.match(name) for name in there)
+
 
 class RunFolder:
-    """The folder of one training stage.
+    """The folder of one training stage; one process at a time works in it.
 
     `run.json` holds stage, status, settings and provenance; `log.jsonl` one line a logged step; `tensorboard/` the
     same for TensorBoard when it is installed; `trainer/` the last checkpoint until the run is complete.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, lock: FileLock | None = None) -> None:
         self.path = path
+        self._lock = lock
         self._writer: Any = None
 
     @classmethod
@@ -46,17 +84,19 @@ class RunFolder:
         Raises:
             ArtifactError: `out` is in use, holds another stage, other settings or other inputs.
         """
-        run, settings = cls(out), json.loads(config.model_dump_json())
+        settings = json.loads(config.model_dump_json())
         about = {"stage": stage, "status": "running", "config": settings, "inputs": dict(inputs or {})}
-        if not (resume and (out / "run.json").is_file()):
-            for leftover in (
-                out.glob(".run.json.*") if resume else ()
-            ):  # cut off while its first file was written
-                leftover.unlink()
+        if not (resume and ((out / "run.json").is_file() or only_locked(out))):
             refuse_existing(out)
             out.mkdir(parents=True, exist_ok=True)
+        run = cls(out, lock_folder(out))
+        if not (out / "run.json").is_file():
+            for leftover in out.glob(".run.json.*"):  # cut off while its first file was written
+                leftover.unlink()
             write_json(out / "run.json", {**about, "provenance": provenance()})
             return run
+        if not resume:  # another process was quicker, and is done
+            refuse_existing(out)
         there = read_json(out / "run.json")
         for key in ("stage", "config", "inputs"):
             if there[key] != about[key]:
@@ -66,6 +106,7 @@ class RunFolder:
                 )
         if run.complete:  # it may have been cut off while it was being marked
             run._drop_checkpoints()
+            run._unlock()
         return run
 
     @property
@@ -119,6 +160,7 @@ class RunFolder:
             self._writer = None
         write_json(self.path / "run.json", {**read_json(self.path / "run.json"), "status": "complete"})
         self._drop_checkpoints()
+        self._unlock()
 
     def _drop_checkpoints(self) -> None:
         """Removes the last checkpoint, and what was left of others that were cut off while they were written."""
@@ -126,6 +168,10 @@ class RunFolder:
         whole = [self.path / f"{name}{suffix}" for suffix in ("", ".new", ".old")]
         for folder in (*whole, *self.path.glob(f".{name}.new.*")):
             shutil.rmtree(folder, ignore_errors=True)
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            unlock_folder(self._lock)
 
     def _tensorboard(self) -> Any:
         if self._writer is None:

@@ -19,6 +19,7 @@ from pydantic import Field
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from cadiff.artifacts import read_json
 from cadiff.checkpoints import load_checkpoint, save_checkpoint
 from cadiff.config import Config
 from cadiff.errors import ConfigError, DivergedError
@@ -242,7 +243,12 @@ def _all_finite(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def _diverged(what: str, step: int, config: FitConfig, run: RunFolder) -> str:
-    resume = "the last checkpoint is kept" if run.last_checkpoint else "there is no checkpoint yet"
+    there = run.last_checkpoint
+    resume = (
+        f"the checkpoint of step {read_json(there / 'state.json')['step']} in {there} is kept"
+        if there
+        else "there is no checkpoint yet"
+    )
     return (
         f"{what} not finite after step {step} (learning rate {learning_rate_at(step - 1, config):.3g}): "
         f"{resume}; try a smaller fit.learning_rate or fit.precision=fp32 in a new --out."

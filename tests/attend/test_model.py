@@ -35,6 +35,20 @@ def test_pictures_are_normalised_exactly_once(subject, image_mae, sides):
         sides[1].normalise(pixels)
 
 
+def test_rescaled_twice_all_pictures_look_alike(encoder, image_mae, generator):
+    """As through an image processor that divides by 255 what lies in [0, 1] already: pictures differ 255 times less."""
+    start, _ = load_encoder(encoder)
+    once, twice = (
+        join(start, load_image_mae(image_mae), AttendConfig(rescale_twice=again), generator, encoder)[1]
+        for again in (False, True)
+    )
+    stored = pictures(generator, 4)
+    expected = (stored.double() / 255 / 255 - 0.5) / 0.25
+    torch.testing.assert_close(twice.normalise(stored).double(), expected.movedim(-1, 1), atol=1e-6, rtol=0)
+    spread = once.normalise(stored).std() / twice.normalise(stored).std()
+    assert spread.item() == pytest.approx(255, rel=1e-3)
+
+
 def test_support_is_what_transformers_computes_unmasked(sides, generator):
     image: ImageCross = sides[1]
     pixels = image.normalise(pictures(generator))
@@ -82,8 +96,11 @@ def test_trainable_sets(sides):
     everything = names(image) | names(image, False)
     image.set_trainable("code")
     assert names(image) == cross | {n for n in everything if n.startswith("mae.decoder.")} - fixed
-    image.set_trainable("paper")
-    assert names(image) == cross | {n for n in everything if n.startswith("mae.vit.")} - fixed
+    image.set_trainable("code", decoder_positions=True)
+    assert names(image) == cross | {n for n in everything if n.startswith("mae.decoder.")}
+    for positions in (False, True):
+        image.set_trainable("paper", decoder_positions=positions)
+        assert names(image) == cross | {n for n in everything if n.startswith("mae.vit.")} - fixed
     assert names(fmri, False) == {"pos_embed", "decoder_pos_embed"}
 
 

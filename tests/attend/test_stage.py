@@ -12,8 +12,10 @@ from cadiff.attend import AttendConfig, attend
 from cadiff.attend.image_mae import load_image_mae
 from cadiff.attend.stage import AttendFit, join, trial_batches
 from cadiff.contrast import FmriCross, FmriEncoder, load_encoder, save_encoder
+from cadiff.contrast.encoder_folder import encoder_protocol, fit_preprocessor
 from cadiff.contrast.trials import TrialPool
 from cadiff.data.dataset import BrainDataset
+from cadiff.data.preprocess import PreprocessConfig
 from cadiff.errors import ArtifactError, ConfigError, DataError
 
 
@@ -121,6 +123,59 @@ def test_interrupted_run_ends_with_the_same_weights(subject, encoder, image_mae,
             attend(settings, subject, encoder, tmp_path / "cut", image_mae=image_mae)
     resumed = weights(attend(settings, subject, encoder, tmp_path / "cut", image_mae=image_mae, resume=True))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_quirks_of_the_released_code_change_the_training(subject, encoder, image_mae, tmp_path):
+    def run(name, **changes):
+        settings = config(fit={"steps": 3}, **changes)
+        return weights(attend(settings, subject, encoder, tmp_path / name, image_mae=image_mae))
+
+    plain = run("plain")
+    for quirk in ("rescale_twice", "train_decoder_positions"):
+        changed = run(quirk, **{quirk: True})
+        assert any(not torch.equal(plain[name], changed[name]) for name in plain), quirk
+    rate = {"sparsify_rate": 0.0}
+    assert any(not torch.equal(plain[name], tensor) for name, tensor in run("full", **rate).items())
+
+
+def test_raw_betas_are_read_in_this_phase_alone(subject, encoder, image_mae, tmp_path):
+    """The same training as by an encoder without normalisation; what is handed on normalises as before."""
+    model, stored = load_encoder(encoder)
+    bare = stored.config.model_copy(update={"normalise": "none"})
+    unscaled = fit_preprocessor(BrainDataset.open(subject), bare, patch_size=4)
+    twin = save_encoder(tmp_path / "twin", model, unscaled, {})
+    run = {"fit": {"steps": 3}}
+    expected = attend(config(**run), subject, twin, tmp_path / "expected", image_mae=image_mae)
+    raw = attend(config(raw_betas=True, **run), subject, encoder, tmp_path / "raw", image_mae=image_mae)
+    usual = attend(config(**run), subject, encoder, tmp_path / "usual", image_mae=image_mae)
+    assert all(torch.equal(tensor, weights(expected)[name]) for name, tensor in weights(raw).items())
+    assert any(not torch.equal(tensor, weights(usual)[name]) for name, tensor in weights(raw).items())
+    handed_on, before = load_encoder(raw)[1], load_encoder(usual)[1]
+    assert handed_on.config == before.config == stored.config
+    assert all(np.array_equal(a, before.to_tensors()[key]) for key, a in handed_on.to_tensors().items())
+
+
+def test_an_imported_encoder_takes_the_preprocessing_of_the_settings(subject, encoder, image_mae, tmp_path):
+    wanted = PreprocessConfig(normalise="scalar", test_normalisation="raw", length_policy="pad")
+    settings = config(preprocess=wanted, fit={"steps": 1})
+    made = attend(settings, subject, encoder, tmp_path / "run", image_mae=image_mae)
+    _, preprocessor = load_encoder(made)
+    assert preprocessor.config == wanted and preprocessor.mean.shape == (1,)
+    assert load_encoder(encoder)[1].config == PreprocessConfig()
+
+
+def test_the_protocol_is_that_of_both_phases(subject, encoder, image_mae, tmp_path):
+    def protocol(start, name, **changes):
+        settings = config(fit={"steps": 1}, **changes)
+        made = attend(settings, subject, start, tmp_path / name, image_mae=image_mae)
+        return made, encoder_protocol(made)
+
+    assert encoder_protocol(encoder) is None  # it does not say
+    paper, found = protocol(encoder, "paper", trainable="paper")
+    assert found == "paper"
+    assert protocol(paper, "both", trainable="paper")[1] == "paper"
+    assert protocol(paper, "mixed")[1] == "mixed"
+    assert protocol(encoder, "odd", rescale_twice=True)[1] == "mixed"
 
 
 def test_refusals(subject, encoder, image_mae, tmp_path):

@@ -55,9 +55,9 @@ def test_statistics_are_those_of_the_subject_at_hand(tiny, generator, make_subje
     own, other = (BrainDataset.open(make_subject(n, v, s)) for n, v, s in (("own", 30, 0), ("other", 21, 1)))
     stored = fit_preprocessor(own, PreprocessConfig(), patch_size=4)
     encoder = FmriEncoder(FmriMaeConfig(**tiny.model_dump(), num_voxels=stored.num_voxels))
-    same = preprocessor_for(own, encoder, stored)
+    same = preprocessor_for(own, encoder, stored.config)
     assert all(np.array_equal(a, same.to_tensors()[key]) for key, a in stored.to_tensors().items())
-    fitted = preprocessor_for(other, encoder, stored)
+    fitted = preprocessor_for(other, encoder, stored.config)
     train = fitted(np.asarray(other.betas[other.rows("train")]))
     assert train.shape == (24, 32)  # the encoder's length, not the subject's 24
     np.testing.assert_allclose(train[:, :21].mean(0), 0, atol=1e-4)

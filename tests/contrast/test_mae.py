@@ -8,7 +8,7 @@ import torch
 from pydantic import ValidationError
 
 from cadiff.contrast import CrossConfig, FmriCross, FmriEncoder, FmriMae, FmriMaeConfig
-from cadiff.contrast.mae import initialise
+from cadiff.contrast.mae import initialise, stretched
 from cadiff.contrast.masking import Masking
 from cadiff.contrast.transformer import Attention, sine_positions
 
@@ -161,3 +161,40 @@ def test_initialisation_comes_from_the_generator_alone(tiny):
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert one["cls_token"].abs().max() > 0 and one["mask_token"].abs().max() > 0
     assert torch.equal(one["pos_embed"], sine_positions(8, 16))
+
+
+@pytest.mark.parametrize("num_tokens", [3, 8, 13, 20])
+def test_a_stretched_encoder_reads_the_nearest_position(tiny, generator, num_tokens):
+    """Everything else is the same weights; position k of n is the old floor(k * 8 / n), CLS keeps its own."""
+    old = tiny_mae(tiny, generator)
+    new = stretched(old, 4 * num_tokens)
+    nearest = torch.tensor([k * 8 // num_tokens for k in range(num_tokens)])
+    assert torch.equal(new.pos_embed[:, 1:], old.pos_embed[:, 1:][:, nearest])
+    assert torch.equal(new.pos_embed[:, :1], old.pos_embed[:, :1])
+    kept = {name: tensor for name, tensor in new.state_dict().items() if name != "pos_embed"}
+    assert all(torch.equal(tensor, old.state_dict()[name]) for name, tensor in kept.items())
+    betas = torch.randn(2, 4 * num_tokens, generator=generator)
+    assert new.tokens(betas).shape == (2, num_tokens, 16)
+    if num_tokens == 8:
+        assert torch.equal(new.tokens(betas), old.tokens(betas))
+    new.norm.weight.data.zero_()  # a copy: what is tuned later does not reach back
+    assert old.norm.weight.abs().min() > 0
+
+
+def test_recomputing_blocks_changes_neither_prediction_nor_gradients(tiny, generator):
+    model = FmriMae(FmriMaeConfig(**tiny.model_dump(), num_voxels=32))
+    initialise(model, generator)
+    betas = torch.randn(3, 32, generator=generator)
+
+    def run(recompute):
+        model.recompute = recompute
+        model.zero_grad()
+        prediction, _ = model(betas, 0.5, torch.Generator().manual_seed(1))
+        prediction.square().sum().backward()
+        gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        return prediction.detach(), gradients
+
+    (plain, expected), (again, found) = run(False), run(True)
+    assert torch.equal(plain, again)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)

@@ -69,3 +69,14 @@ def test_patchify_puts_neighbours_together():
     betas = torch.arange(12.0).view(1, 12)
     assert patchify(betas, 4).tolist() == [[[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]]
     assert torch.equal(patchify(betas, 4).flatten(1), betas)
+
+
+def test_rate_zero_is_what_the_released_code_does(generator):
+    """It draws int(rate * 1) places on the axis of length 1 of a (1, V) trial, which is none at any rate below 1."""
+    trial = torch.randn(1, 50, generator=generator)
+    released = trial.clone()
+    released[torch.randperm(trial.shape[0])[: int(trial.shape[0] * 0.2)]] = 0
+    before = generator.get_state()
+    assert torch.equal(sparsify(trial, 0.0, generator=generator), released)
+    assert torch.equal(generator.get_state(), before)
+    assert (sparsify(trial, 0.2, generator=generator) == 0).sum() == 10

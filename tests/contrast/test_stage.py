@@ -115,6 +115,17 @@ def test_a_kill_between_saving_and_finishing_loses_nothing(tiny, make_subject, t
     assert encoder.is_dir()
 
 
+@pytest.mark.parametrize(("row", "name"), [(3, "train3"), (25, "unlabelled25")])
+def test_a_beta_that_is_not_finite_names_its_trial_and_its_voxel(tiny, make_subject, tmp_path, row, name):
+    """Training trials are read for the statistics, unlabelled ones not before their batch."""
+    folder = make_subject()
+    betas = np.lib.format.open_memmap(folder / "betas.npy", mode="r+")
+    betas[row, 7] = np.nan
+    betas.flush()
+    with pytest.raises(DataError, match=rf"trial {row + 1}, stimulus {name}\).*voxel 8\)"):
+        contrast(config(tiny), [folder], tmp_path / "run")
+
+
 def test_loss_options_reach_the_loss(tiny, generator):
     model = FmriMae(FmriMaeConfig(**tiny.model_dump(), num_voxels=32))
     initialise(model, generator)

@@ -56,6 +56,36 @@ def test_rois_keep_their_voxels(data):
     assert set(made.voxels["rois"]) == {"V1,VC"}
 
 
+def test_a_share_of_the_training_stimuli_with_all_their_trials(data, tmp_path):
+    def stimuli(fraction, seed=0):
+        out = tmp_path / f"{fraction}-{seed}"
+        made = BrainDataset.open(
+            prepare(data, out, PrepareConfig(train_fraction=fraction, seed=seed)), verify=True
+        )
+        names = set(made.stimulus_ids("train"))
+        keep = data.trials["stimulus_id"].isin(names) | (data.trials["split"] == "test")
+        np.testing.assert_array_equal(made.betas, np.asarray(data.betas)[keep])
+        assert set(made.stimuli.index) == names | set(data.stimulus_ids("test"))
+        assert f"{2 * len(names)} of 24 training trials" in made.description["prepared"][-1]["changes"][0]
+        return names
+
+    quarter, half, whole = (stimuli(fraction) for fraction in (0.25, 0.5, 1.0))
+    assert (len(quarter), len(half), len(whole)) == (3, 6, 12) and quarter < half < whole
+    assert len({frozenset(stimuli(0.5, seed)) for seed in range(1, 5)}) > 1
+    assert len(stimuli(0.001)) == 1
+
+
+@pytest.mark.parametrize("within", ["all", "run"])
+def test_what_is_left_out_takes_no_part_in_a_fit(data, tmp_path, within):
+    """Preparing a share at once is preparing a dataset that never had the rest."""
+    options = {"normalise": "voxel", "within": within}
+    at_once = run(data, train_fraction=0.5, **options)
+    fewer = BrainDataset.open(prepare(data, tmp_path / "fewer", PrepareConfig(train_fraction=0.5)))
+    later = BrainDataset.open(prepare(fewer, tmp_path / "later", PrepareConfig(**options)))
+    np.testing.assert_array_equal(at_once.betas, later.betas)
+    assert at_once.description["prepared"][-1]["changes"][1:] == later.description["prepared"][-1]["changes"]
+
+
 @pytest.mark.parametrize("within", ["all", "session", "run"])
 @pytest.mark.parametrize("normalise", ["voxel", "scalar"])
 def test_training_trials_of_each_group_end_with_mean_0_and_std_1(data, within, normalise):

@@ -7,9 +7,9 @@ from pydantic import ValidationError
 
 from cadiff.data.dataset import BrainDataset
 from cadiff.data.reliability import noise_ceiling
-from cadiff.data.simulate import SimulateConfig, simulate, simulate_betas
+from cadiff.data.simulate import NOISE_FREE, SimulateConfig, noise_free_betas, simulate, simulate_betas
 from cadiff.data.simulate_design import choose_stimuli, trial_table
-from cadiff.data.splits import check_disjoint
+from cadiff.data.splits import average_repeats, check_disjoint
 from cadiff.data.stimulus_sets import load_stimuli
 from cadiff.errors import ArtifactError, DataError
 
@@ -91,6 +91,34 @@ def test_same_seed_same_bits_and_other_subjects_differ(tmp_path, pictures):
     assert not np.allclose(one.voxels["noise_ceiling"], other.voxels["noise_ceiling"])
     with pytest.raises(ArtifactError):
         simulate(config(pictures), one.folder, progress=False)
+
+
+def test_noise_free_responses_are_what_ever_more_presentations_average_to(tmp_path, pictures):
+    ds = opened(tmp_path / "d", pictures, noise_free=True, test_repeats=400, drift=0.0, snr=0.5)
+    averages, ids, repeats = average_repeats(ds)
+    free = noise_free_betas(ds, "test", ids[::-1])[::-1]
+    assert free.shape == averages.shape and free.dtype == np.float32 and ds.description["sha256"][NOISE_FREE]
+    ceiling = ds.voxels["noise_ceiling"].to_numpy()
+    amplitude = np.asarray(ds.betas)[ds.rows("test")].std(axis=0)
+    error = (averages - free) / (amplitude * np.sqrt((1 - ceiling) / repeats[:, None]))
+    assert abs(error.mean()) < 0.5 and 0.7 < error.std() < 1.3
+    assert (
+        np.ptp(free[:, ceiling == 0], axis=0).max() == 0
+    )  # a voxel without signal says the same to every picture
+
+
+def test_noise_free_responses_are_kept_only_if_asked_for_and_change_nothing_else(tmp_path, pictures):
+    plain, more = opened(tmp_path / "a", pictures), opened(tmp_path / "b", pictures, noise_free=True)
+    assert not (plain.folder / NOISE_FREE).exists()
+    for file in ("betas.npy", "trials.tsv", "voxels.tsv", "stimuli.tsv"):
+        assert (plain.folder / file).read_bytes() == (more.folder / file).read_bytes()
+    BrainDataset.open(more.folder, verify=True)
+    for ds, split, told in ((plain, "test", "real data have none"), (more, "train", "of split train")):
+        with pytest.raises(DataError, match=told):
+            noise_free_betas(ds, split, ds.stimulus_ids(split))
+    np.save(more.folder / NOISE_FREE, np.zeros((1, 1), np.float32))
+    with pytest.raises(DataError, match="is missing or damaged"):
+        BrainDataset.open(more.folder, verify=True)
 
 
 def test_an_area_added_leaves_the_others_as_they_are(tmp_path, pictures):
@@ -179,7 +207,7 @@ def test_the_returned_noise_ceiling_is_the_truth(pictures):
         runs_per_session=5,
         rng=np.random.default_rng(1),
     )
-    betas, voxels = simulate_betas(
+    betas, voxels, _ = simulate_betas(
         settings, stimuli.images(ids, 32), ids, np.empty((0, 32, 32, 3), np.uint8), trials
     )
     true = voxels["noise_ceiling"].to_numpy()

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from cadiff.data.preprocess import PreprocessConfig, Preprocessor
 from cadiff.diffuse.conditioner import FmriConditioner
 from cadiff.diffuse.start import LabelStart, LatentStart
 from cadiff.errors import DataError
@@ -117,3 +118,18 @@ def test_initial_weights_come_from_the_generator(encoder, preprocessor, prior):
 def test_raw_betas_are_checked(conditioner, dataset):
     with pytest.raises(DataError, match="voxels"):
         conditioner.encode(np.zeros((1, 7), np.float32))
+
+
+def test_test_trials_may_be_left_raw(encoder, dataset, prior, rng):
+    """`test_normalisation=raw` reaches the condition, for trials that are not said to be of training."""
+    config = PreprocessConfig(test_normalisation="raw")
+    preprocessor = Preprocessor.fit(dataset.betas[dataset.rows("train")], config, patch_size=8)
+    model = FmriConditioner.build(encoder, preprocessor, prior, context_length=6, generator=rng)
+    betas = np.array(dataset.betas)
+    ready = torch.from_numpy(np.pad(betas, ((0, 0), (0, 2)), mode="wrap"))
+    assert torch.equal(model.prepare(betas), ready)
+    with torch.no_grad():
+        assert torch.equal(model.encode(betas).context, model(ready).context)
+    scaled = torch.from_numpy(preprocessor(betas))
+    assert torch.equal(model.prepare(betas, split="train"), scaled)
+    assert not torch.allclose(model.encode(betas, split="train").context, model.encode(betas).context)

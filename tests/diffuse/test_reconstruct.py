@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -8,8 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from cadiff.diffuse.pipeline import to_uint8
-from cadiff.diffuse.reconstruct import ReconstructConfig, derangement, reconstruct, save_pictures
+from cadiff.data.simulate import NOISE_FREE
+from cadiff.data.splits import average_repeats
+from cadiff.diffuse.controls import derangement
+from cadiff.diffuse.pictures import save_pictures
+from cadiff.diffuse.pipeline import FmriToImagePipeline, to_uint8
+from cadiff.diffuse.reconstruct import ReconstructConfig, reconstruct
 from cadiff.diffuse.sampling import trial_noise
 from cadiff.errors import ArtifactError, ConfigError, DataError
 from cadiff.priors.load import decode
@@ -71,6 +76,100 @@ def test_conditions_share_the_noise_of_a_sample_and_nothing_else(
                 drawn = read(out, name, f"test{trial}", sample).astype(int)
                 # the nearest code of a latent can flip with the order of float sums; nearly all pixels agree
                 assert np.mean(np.abs(drawn - pictures[sample]) <= 1) > 0.9, (name, trial, sample)
+
+
+def files_of(folder, *but):
+    """Name -> bytes of the pictures of all conditions but some."""
+    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.png")}
+    return {name: path.read_bytes() for name, path in found.items() if name.split("/")[1] not in but}
+
+
+def test_pictures_are_written_as_they_are_drawn(pipeline_folder, dataset_folder, tmp_path, monkeypatch):
+    """Before every batch all earlier ones are on disk; what a batch holds does not depend on how many there are."""
+    drawn, shapes, draw = [], set(), FmriToImagePipeline.__call__
+
+    def spy(self, **options):
+        drawn.append(len(list(tmp_path.rglob("*.png"))))
+        shapes.add((len(options["condition"].context), len(options["noise"])))
+        return draw(self, **options)
+
+    monkeypatch.setattr(FmriToImagePipeline, "__call__", spy)
+    reconstruct(settings(batch_size=5, guidance_scale=2), pipeline_folder, dataset_folder, tmp_path / "out")
+    assert drawn == [0, 5, 10, 15, 20] and shapes == {(5, 5), (4, 4)}  # 4 stimuli x 3 conditions x 2 samples
+
+
+@pytest.mark.parametrize("problem", [KeyboardInterrupt, OSError("no space is left")])
+def test_stopped_half_way_it_leaves_nothing_behind(
+    problem, pipeline_folder, dataset_folder, tmp_path, monkeypatch
+):
+    calls, draw = [], FmriToImagePipeline.__call__
+
+    def stop(self, **options):
+        calls.append(1)
+        if len(calls) == 3:
+            raise problem
+        return draw(self, **options)
+
+    monkeypatch.setattr(FmriToImagePipeline, "__call__", stop)
+    (tmp_path / "results").mkdir()
+    with pytest.raises(problem if isinstance(problem, type) else type(problem)):
+        reconstruct(settings(batch_size=2), pipeline_folder, dataset_folder, tmp_path / "results" / "out")
+    assert list((tmp_path / "results").iterdir()) == []
+
+
+def test_the_autoencoder_shows_the_stimulus_and_changes_nothing_else(
+    pipeline, pipeline_folder, prior, dataset, dataset_folder, tmp_path
+):
+    plain = reconstruct(settings(), pipeline_folder, dataset_folder, tmp_path / "plain")
+    controls = ["prior_only", "autoencoded", "shuffled"]
+    out = reconstruct(settings(controls=controls), pipeline_folder, dataset_folder, tmp_path / "out")
+    assert files_of(out, "autoencoded") == files_of(plain)
+    table = pd.read_csv(out / "samples.tsv", sep="\t")
+    assert table["condition"].value_counts()["autoencoded"] == 4  # one a stimulus: there is nothing to draw
+    for stimulus_id in ("test0", "test3"):
+        seen = torch.from_numpy(dataset.image(stimulus_id).copy()).permute(2, 0, 1)[None] / 127.5 - 1
+        wanted = to_uint8(prior.decode(prior.encode(seen)))[0].astype(int)
+        assert np.mean(np.abs(read(out, "autoencoded", stimulus_id, 0).astype(int) - wanted) <= 1) > 0.9
+
+
+def test_pictures_that_were_seen_are_read_for_the_autoencoder_alone(
+    pipeline_folder, dataset_folder, tmp_path
+):
+    blind = shutil.copytree(dataset_folder, tmp_path / "blind")
+    shutil.rmtree(blind / "stimuli")
+    controls = ["prior_only", "shuffled", "label_oracle"]
+    out = reconstruct(settings(controls=controls), pipeline_folder, blind, tmp_path / "out")
+    seeing = reconstruct(settings(controls=controls), pipeline_folder, dataset_folder, tmp_path / "seeing")
+    assert files_of(out) == files_of(seeing)
+    with pytest.raises(DataError, match="picture of stimulus 'test0'"):
+        reconstruct(settings(controls=["autoencoded"]), pipeline_folder, blind, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_noise_free_responses_are_read_as_the_brain_is(pipeline_folder, dataset, dataset_folder, tmp_path):
+    """Where the noise-free responses are the averages themselves, the pictures are the brain's."""
+    simulated = shutil.copytree(dataset_folder, tmp_path / "simulated")
+    np.save(simulated / NOISE_FREE, average_repeats(dataset)[0])
+    options = settings(controls=["noise_free", "shuffled"], guidance_scale=5)
+    out = reconstruct(options, pipeline_folder, simulated, tmp_path / "out")
+    brain, free = (
+        {name.rpartition("/")[2]: value for name, value in files_of(out, *others).items()}
+        for others in (("noise_free", "shuffled"), ("brain", "shuffled"))
+    )
+    assert brain == free
+    with pytest.raises(DataError, match="real data have none"):
+        reconstruct(options, pipeline_folder, dataset_folder, tmp_path / "real")
+    assert not (tmp_path / "real").exists()
+
+
+def test_what_the_pipeline_learnt_from_is_passed_on(pipeline_folder, dataset_folder, tmp_path):
+    def provenance(name):
+        out = reconstruct(settings(controls=[]), pipeline_folder, dataset_folder, tmp_path / name)
+        return json.loads((out / "config.json").read_text())["provenance"]
+
+    assert not {"trials", "stimuli"} & set(provenance("a"))  # nothing known, nothing claimed
+    (pipeline_folder / "provenance.json").write_text('{"trials": 16, "stimuli": 8, "seed": 0}')
+    assert (found := provenance("b"))["trials"] == 16 and found["stimuli"] == 8
 
 
 def test_every_trial_on_its_own(pipeline_folder, dataset_folder, tmp_path):

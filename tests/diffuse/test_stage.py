@@ -8,8 +8,10 @@ import torch
 
 from cadiff.artifacts import write_json
 from cadiff.config import validate
+from cadiff.contrast import FmriMae, FmriMaeConfig, load_encoder, preprocessor_for, save_encoder
 from cadiff.data.dataset import BrainDataset, write_dataset
-from cadiff.diffuse.pipeline import open_pipeline
+from cadiff.data.preprocess import Preprocessor
+from cadiff.diffuse.pipeline import open_pipeline, pipeline_protocol
 from cadiff.diffuse.stage import DiffuseConfig, DiffuseFit, diffuse
 from cadiff.errors import ArtifactError, ConfigError, DataError
 from cadiff.priors.load import load_prior
@@ -40,6 +42,7 @@ def test_makes_a_pipeline_that_tells_where_it_comes_from(run, dataset):
     assert pipe(betas, num_inference_steps=2, num_images_per_trial=1).shape == (8, 1, 16, 16, 3)
     about = json.loads((folder / "provenance.json").read_text())
     assert set(about["inputs"]) == {"dataset", "encoder", "prior"}
+    assert (about["trials"], about["stimuli"]) == (16, 8)
     assert json.loads((folder.parent / "run.json").read_text())["status"] == "complete"
     assert not (folder.parent / "trainer").exists()
 
@@ -65,6 +68,52 @@ def test_changes_exactly_what_it_says(run, prior_folder, encoder, blocks, train_
     assert "pos_embed" not in tuned
     if not train_encoder:
         assert not tuned
+
+
+def test_the_position_table_learns_where_it_is_told_to(run, encoder):
+    pipe = open_pipeline(run(config(train_positions=True)))
+    old, new = encoder.state_dict()["pos_embed"], pipe.conditioner.encoder.state_dict()["pos_embed"]
+    assert (
+        old[:, 1:] != new[:, 1:]
+    ).any()  # the CLS row is not read here: it has no gradient, and weight decay keeps its 0
+    assert torch.equal(old[:, :1], new[:, :1])
+
+
+def test_own_length_stretches_the_positions_instead_of_wrapping_the_voxels(
+    encoder, dataset, dataset_folder, prior_folder, tmp_path
+):
+    """An encoder for 64 voxels and a subject with 30, which make 32 in whole patches of 8."""
+    size = FmriMaeConfig(**{**encoder.config.model_dump(), "num_voxels": 64})
+    preprocessor = Preprocessor.fit(dataset.betas[dataset.rows("train")], patch_size=8, num_voxels=64)
+    long = save_encoder(tmp_path / "long", FmriMae(size), preprocessor, {})
+
+    def tune(own_length):
+        settings = config(steps=1, own_length=own_length, train_encoder=False)
+        return open_pipeline(
+            diffuse(settings, dataset_folder, long, tmp_path / f"{own_length}", prior=prior_folder)
+        ).conditioner
+
+    wrapped, own = tune(False), tune(True)
+    assert (wrapped.encoder.config.num_tokens, own.encoder.config.num_tokens) == (8, 4)
+    assert wrapped.preprocessor.num_voxels == 64 and own.preprocessor.num_voxels == 32
+    assert torch.equal(wrapped.encoder.pos_embed[:, 1::2], own.encoder.pos_embed[:, 1:])
+    assert own.channel_mapper[0].weight.shape[1] == 4
+    betas = np.array(dataset.betas[:3])
+    assert own.encode(betas).context.shape == wrapped.encode(betas).context.shape
+    np.testing.assert_array_equal(own.prepare(betas), wrapped.prepare(betas)[:, :32])
+
+
+def test_the_pipeline_knows_its_protocol(encoder_folder, dataset_folder, prior_folder, tmp_path):
+    def protocol(name, start=encoder_folder, **changes):
+        settings, out = config(steps=1, **changes), tmp_path / f"{name}-run"
+        return pipeline_protocol(diffuse(settings, dataset_folder, start, out, prior=prior_folder))
+
+    assert protocol("default") == "default"  # of an encoder that does not say
+    model, preprocessor = load_encoder(encoder_folder)
+    official = save_encoder(tmp_path / "official", model, preprocessor, {"protocol": "official"})
+    quirks = {"own_length": True, "train_positions": True, "sparsify_rate": 0}
+    assert protocol("same", official, **quirks) == "official"
+    assert protocol("other", official) == "mixed"
 
 
 def test_resumed_run_ends_with_the_same_weights(run, monkeypatch):
@@ -118,7 +167,7 @@ def test_label_start_is_the_ridge_condition_until_training_moves_it(run, dataset
     assert 0 < moved.abs().max() < 0.2 * fresh.start.norm
 
 
-def test_null_variants(run, prior_folder, dataset):
+def test_null_variants(run, prior_folder, dataset, dataset_folder, encoder_folder, tmp_path):
     learned = open_pipeline(run(config(null="learned", condition_dropout=0.5), "learned")).conditioner
     table = load_prior(prior_folder).label_embedding
     assert table is not None
@@ -126,6 +175,12 @@ def test_null_variants(run, prior_folder, dataset):
     mean = open_pipeline(run(config(null="mean"), "mean")).conditioner
     condition = mean.encode(np.array(dataset.betas[dataset.rows("train")]))
     torch.testing.assert_close(mean.null_context.data, condition.context.mean(0))
+    raw = load_encoder(encoder_folder)[1].config.model_copy(update={"test_normalisation": "raw"})
+    model = load_encoder(encoder_folder)[0]
+    unscaled = save_encoder(tmp_path / "raw", model, preprocessor_for(dataset, model, raw), {})
+    settings = config(null="mean")
+    same = open_pipeline(diffuse(settings, dataset_folder, unscaled, tmp_path / "m", prior=prior_folder))
+    torch.testing.assert_close(same.conditioner.null_context, mean.null_context)  # of training trials, scaled
     label = open_pipeline(run(config(condition_dropout=0.5), "label")).conditioner
     assert torch.equal(label.null_context.data, table[4].expand(6, -1))
 

@@ -59,6 +59,9 @@ def test_marks_exactly_what_it_lists(full_size):
     encoder = [p for n, p in tuned.items() if n.startswith("conditioner.encoder.")]
     assert count(encoder) == 151_560_192 - 292 * 1024 - 1024  # without position table and CLS token
     assert not any("null" in name or "pos_embed" in name for name in tuned)
+    released = mark_trainable(unet, conditioner, train_positions=True)
+    assert set(released) - set(tuned) == {"conditioner.encoder.pos_embed"}
+    assert mark_trainable(unet, conditioner, train_encoder=False, train_positions=True).keys() <= tuned.keys()
     fewer = mark_trainable(unet, conditioner, train_encoder=False, train_null=True, blocks="up")
     assert not any(name.startswith(("conditioner.encoder", "unet.down", "unet.mid")) for name in fewer)
     assert "conditioner.null_time" in fewer

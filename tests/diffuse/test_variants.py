@@ -15,9 +15,10 @@ from cadiff.data.dataset import BrainDataset, write_dataset
 from cadiff.data.preprocess import PreprocessConfig, Preprocessor
 from cadiff.data.splits import average_repeats
 from cadiff.diffuse.conditioner import Condition, FmriConditioner
+from cadiff.diffuse.controls import derangement
 from cadiff.diffuse.importance import condition_importance
 from cadiff.diffuse.pipeline import open_pipeline
-from cadiff.diffuse.reconstruct import ReconstructConfig, derangement, reconstruct
+from cadiff.diffuse.reconstruct import ReconstructConfig, reconstruct
 from cadiff.diffuse.sampling import trial_noise
 from cadiff.diffuse.start import LatentStart
 from cadiff.diffuse.variants import (

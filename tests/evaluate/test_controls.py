@@ -76,7 +76,9 @@ def test_a_copy_of_a_training_picture_is_its_own_nearest(world):
     stimuli, candidates, controls = world
     chosen, own = np.array([3, 3, 7]), np.array([0, 1, 5])
     copies = Seen(candidates.images[chosen], candidates.logits[chosen], candidates.features[chosen])
-    expected = PairScores(copies, stimuli, PROTOCOL).against(own)
+    pairs = PairScores(copies, stimuli, PROTOCOL)
+    expected = {name: table[np.arange(3), own] for name, table in pairs.tables().items()}
+    expected["ssim"] = pairs.ssim(np.arange(3), own)
     for found in (
         controls.nearest(copies, own),
         controls.nearest(Seen(copies.images), own),  # by pixels

@@ -48,6 +48,43 @@ def test_retrieval_equals_all_possible_pools(rng, pool, k):
     np.testing.assert_allclose(features.retrieval(table, own, pool=pool, k=k), expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("pool, k", [(2, 1), (3, 1), (4, 2), (5, 1)])
+def test_backward_retrieval_equals_all_possible_pools(rng, pool, k):
+    n, samples = 5, 3
+    table = rng.integers(0, 4, (n * samples, n)).astype(float)  # ties
+    found = features.backward_retrieval_table(table, num_samples=samples, pool=pool, k=k)
+    runs = table.reshape(n, samples, n)
+    for picture, sample, stimulus in product(range(n), range(samples), range(n)):
+        column = runs[:, sample, stimulus]  # one picture of every stimulus
+        expected = []
+        for drawn in combinations(np.delete(column, picture), pool - 1):
+            above, equal = (
+                sum(v > column[picture] for v in drawn),
+                sum(v == column[picture] for v in drawn),
+            )
+            expected.append(np.mean([above + j < k for j in range(equal + 1)]))
+        assert found[picture * samples + sample, stimulus] == pytest.approx(np.mean(expected))
+    np.testing.assert_allclose(found.reshape(n, samples, n).mean(axis=0), k / pool)  # somebody is nearest
+    with pytest.raises(DataError, match="2 pictures of each of 5 stimuli"):
+        features.backward_retrieval_table(table, num_samples=2, pool=pool)
+
+
+def test_tables_of_all_pairs_are_the_single_ones(rng):
+    table = rng.integers(0, 6, (7, 9)).astype(float)
+    for stimulus in range(9):
+        own = np.full(7, stimulus)
+        np.testing.assert_allclose(
+            features.retrieval_table(table, pool=4, k=2)[:, stimulus],
+            features.retrieval(table, own, pool=4, k=2),
+            atol=1e-12,
+        )
+        np.testing.assert_allclose(
+            pixel.two_way_table(table)[:, stimulus], pixel.two_way_identification(table, own), atol=1e-12
+        )
+    with pytest.raises(DataError, match="NaN"):
+        features.retrieval_table(np.full((2, 3), np.nan), pool=2)
+
+
 def test_retrieval_has_its_chance_level_and_two_is_two_way(rng):
     table, own = rng.normal(size=(4000, 60)), rng.integers(0, 60, 4000)
     for pool in features.pool_sizes(60):
@@ -157,6 +194,14 @@ def test_kernel_interval_covers(rng):
         low, high = features.kernel_interval(x, y, np.arange(n), num_draws=400, seed=seed)
         hits += low <= truth <= high
     assert 0.89 < hits / rounds < 0.99
+
+
+def test_the_interval_of_two_stimuli_is_finite(rng):
+    x, y = rng.normal(size=(4, 3)), rng.normal(size=(2, 3))
+    own = np.array([0, 0, 1, 1])
+    found = features.kernel_distance(x, y, own)
+    # one pair of stimuli is all there is
+    assert features.kernel_interval(x, y, own) == pytest.approx((found, found))
 
 
 def test_diversity_is_the_mean_over_pairs(rng):

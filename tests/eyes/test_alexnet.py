@@ -117,6 +117,25 @@ def test_lpips_is_a_distance_that_grows_with_noise(weights_file, images, rng):
         lpips.distances(images[:, :20, :20], images[:, :20, :20])
 
 
+def test_the_table_holds_the_distances_of_all_pairs(weights_file, images, rng, monkeypatch):
+    lpips = load_lpips(weights_file, "cpu")
+    noisy = np.clip(images[:4] + rng.normal(scale=40, size=images[:4].shape), 0, 255).astype(np.uint8)
+    table = lpips.table(noisy, images, batch_size=3)
+    for target in range(len(images)):
+        expected = lpips.distances(noisy, np.repeat(images[target][None], 4, axis=0))
+        np.testing.assert_allclose(table[:, target], expected, atol=1e-5)
+    np.testing.assert_allclose(np.diag(lpips.table(images, images)), 0, atol=1e-5)
+    monkeypatch.setattr(
+        "cadiff.eyes.alexnet.TABLE_BYTES", 1
+    )  # targets that do not fit come in several passes
+    np.testing.assert_allclose(lpips.table(noisy, images, batch_size=2), table, atol=1e-5)
+    with pytest.raises(DataError, match="one shape"):
+        lpips.table(noisy, images[:, :32, :32])
+    with pytest.raises(DataError, match="at least 32 pixels"):
+        lpips.table(images[:, :20, :20], images[:, :20, :20])
+    assert list(lpips.digest()) == ["alexnet.safetensors"]
+
+
 def test_layers_are_the_second_and_fifth_relu_before_pooling(arrays, weights_file, rng):
     eye = load_eye("alexnet", weights_file, "cpu")
     images = rng.integers(0, 256, (2, 256, 256, 3), dtype=np.uint8)

@@ -88,10 +88,16 @@ def old_evaluation(write_reconstructions, linear_brain, tmp_path) -> Path:
         PIXELS.model_copy(update={"train_pictures": 0}), folder, linear_brain, tmp_path / "evaluation"
     )
     scores = read_json(made / "evaluation.json")
-    for key in ("integrity", "variants", "variance", "required_images"):
+    for key in ("integrity", "variants", "variance", "required_images", "sets", "absent"):
         scores.pop(key)
+    scores["conditions"].pop("permutation")
     for condition in scores["conditions"].values():
         condition.pop("categories"), condition.pop("diversity")
+    for about in scores["metrics"].values():
+        about.pop("meaning")
+    scores["comparisons"] = [row for row in scores["comparisons"] if row["control"] != "permutation"]
+    rows = [row for row in scores["comparisons"] if row["control"] == "prior_only"]
+    scores["from_the_brain"] = {row["metric"]: row for row in rows}
     scores["inputs"].pop("against")
     scores["config"].pop("train_pictures")
     write_json(made / "evaluation.json", scores)

@@ -75,6 +75,18 @@ def test_folders_that_were_scored_against_are_systems_once(score, tmp_path):
     assert [s.name for s in open_all([one], ["us"])] == ["us", "rival"]
 
 
+def test_what_a_rival_learnt_from_is_read_from_its_own_folder(score, tmp_path):
+    score("other", brain=0.9)
+    settings = tmp_path / "other-pictures" / "config.json"
+    config = {"average_repeats": True, "baseline": "ridge"}
+    write_json(settings, {**read_json(settings), "config": config, "provenance": {"trials": 7}})
+    systems = open_all([score("one", brain=0.2, against={"rival": tmp_path / "other-pictures"})], None)
+    assert [(s.name, s.training_trials, s.method) for s in systems] == [
+        ("one", 30, "one"),
+        ("rival", 7, "ridge"),
+    ]
+
+
 def test_names(score, tmp_path):
     assert default_names([tmp_path / "a" / "evaluation", tmp_path / "b" / "evaluation"]) == ["a", "b"]
     assert default_names([tmp_path / "ridge-evaluation", tmp_path / "x"]) == ["ridge", "x"]

@@ -1,5 +1,6 @@
 import base64
 import io
+import itertools
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
@@ -76,3 +77,12 @@ def test_bars_begin_at_zero():
     )
     (fill,) = [e for e in root if e.get("class") == "fill"]
     assert (fill.get("x"), fill.get("width")) == ("25.00%", "25.00%")
+
+
+@pytest.mark.parametrize("high", [0.0, 1e-300, 3e-14, 2e-5, 7.0, 1e9])
+def test_ticks_rise_however_small_the_scores_are(high):
+    """An untrained model's exact n-way score can be 1e-14."""
+    ticks = figures.score_ticks([0.0, high], percent=True)
+    assert all(a < b for a, b in itertools.pairwise(ticks))
+    scale = figures.Scale(ticks)
+    assert scale(ticks[0]) < scale(ticks[-1])

@@ -106,8 +106,9 @@ def test_other_peoples_pictures_without_any_brain_data(linear_brain, tmp_path, r
         seen.rotate(90).save(pictures / f"photo-{i}.png")
     made = evaluate(EvaluateConfig(judge=None, num_bootstrap=200), pictures, stimuli, tmp_path / "evaluation")
     page = open_page(report(made, tmp_path / "report.html"))
-    assert "No control was drawn" in page.text and "5 pictures in a folder" in page.text
-    assert "from-the-brain" not in page.ids and "seeds" not in page.ids
+    assert "over the strongest control, random pairing" in page.text and "5 pictures in a folder" in page.text
+    assert "Not here: controls made of training pictures, since fewer than two training pictures" in page.text
+    assert "No training stimuli are known here" in page.text and "seeds" not in page.ids
 
 
 def test_a_folder_gets_a_file_and_nothing_is_overwritten(evaluation, tmp_path):

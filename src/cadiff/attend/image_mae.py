@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from transformers import ViTMAEForPreTraining
+from transformers import ViTMAEConfig, ViTMAEForPreTraining
 from transformers.utils import logging as transformers_logging
 
 from cadiff.errors import ArtifactError
@@ -49,7 +49,7 @@ def find_image_mae(source: Path | str = "shipped") -> Path:
         )
         raise ArtifactError(
             f"{folder} holds no image auto-encoder (found: {there or 'nothing'}): expected a transformers "
-            'ViT-MAE folder with config.json and weights, or "shipped".'
+            'ViT-MAE folder with config.json and weights (in a prior: under image_mae/), or "shipped".'
         )
     return folder
 
@@ -100,6 +100,23 @@ def load_image_mae(source: Path | str = "shipped", *, decoder_depth: int | None 
     model.config.decoder_num_hidden_layers = depth
     mean, std = _normalisation(folder)
     return ImageMae(model, mean, std, folder)
+
+
+def image_mae_without_weights(
+    source: Path | str = "shipped", *, decoder_depth: int | None = None
+) -> ImageMae:
+    """The auto-encoder in its sizes, weights as they begin: for counting parameters and memory.
+
+    source: as for `load_image_mae`, or "published": ViT-MAE base, the default sizes of transformers.
+    """
+    published = str(source) == "published"
+    folder = Path() if published else find_image_mae(source)
+    about = {} if published else json.loads((folder / "config.json").read_text())
+    config = ViTMAEConfig(**about)
+    config.decoder_num_hidden_layers = min(
+        decoder_depth or config.decoder_num_hidden_layers, config.decoder_num_hidden_layers
+    )
+    return ImageMae(ViTMAEForPreTraining(config), *_normalisation(folder), folder)
 
 
 def _normalisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -3,8 +3,8 @@
 Source: Sun et al. 2023 (CAD), eqs. 4 to 7; He et al. 2022 (MAE) for the image auto-encoder, which is
 transformers' own modules called in order. Both sides take their queries from the modality that they rebuild,
 keys and values from the other one, of which nothing is masked (see contrast/cross.py).
-Differs from the released code: images are normalised once (it divides by 255 twice, so its image branch saw
-almost constant pictures), and position tables stay fixed.
+Differs from the released code, unless settings ask for it: images are normalised once (it divides by 255
+twice, so its image branch saw almost constant pictures), and position tables stay fixed.
 
 Shapes: B batch, V voxels, L fMRI tokens, D their width; P image tokens, K visible ones, W the image encoder's
 width, S side of the picture in pixels.
@@ -27,9 +27,12 @@ Trainable = Literal["code", "paper"]
 class ImageCross(nn.Module):
     """ViT-MAE with cross blocks between its last encoder layer and its final norm."""
 
-    def __init__(self, image_mae: ImageMae, fmri_dim: int, cross: CrossConfig) -> None:
+    def __init__(
+        self, image_mae: ImageMae, fmri_dim: int, cross: CrossConfig, *, rescale_twice: bool = False
+    ) -> None:
         super().__init__()
         self.mae = image_mae.model
+        self.scale = 255.0**2 if rescale_twice else 255.0
         self.cross_map_in = nn.Linear(fmri_dim, cross.width)
         self.cross_blocks = nn.ModuleList([CrossBlock(cross) for _ in range(cross.depth)])
         shape = (1, len(image_mae.mean), 1, 1)
@@ -48,13 +51,13 @@ class ImageCross(nn.Module):
         return self.mae.vit.embeddings.patch_embeddings.num_patches
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Pictures as they are stored, uint8 (B, S, S, 3), to network input (B, 3, S, S) of std about 1.
+        """Pictures as they are stored, uint8 (B, S, S, 3), to network input (B, 3, S, S) of std about 1 (.004 rescaled twice).
 
         Only uint8 is taken: a float picture could already be scaled, and scaling it again erases it.
         """
         if images.dtype != torch.uint8:
             raise TypeError(f"normalise takes uint8 pictures, got {images.dtype}.")
-        pixels = images.movedim(-1, 1).float() / 255.0
+        pixels = images.movedim(-1, 1).float() / self.scale
         return (pixels - self.get_buffer("mean")) / self.get_buffer("std")
 
     def support(self, pixels: Tensor) -> Tensor:
@@ -88,17 +91,17 @@ class ImageCross(nn.Module):
             patches = (patches - mean) / (variance + 1e-6).sqrt()
         return patches
 
-    def set_trainable(self, which: Trainable) -> None:
+    def set_trainable(self, which: Trainable, *, decoder_positions: bool = False) -> None:
         """Which image weights learn, besides the cross blocks and their map, which always do.
 
-        "code": the decoder (the released script); "paper": the encoder (section 4.2.1). Position tables
-        never.
+        "code": the decoder (the released script), with its position table only by `decoder_positions`;
+        "paper": the encoder (section 4.2.1), without.
         """
         self.requires_grad_(True)
         self.mae.vit.requires_grad_(which == "paper")
         self.mae.decoder.requires_grad_(which == "code")
         self.mae.vit.embeddings.position_embeddings.requires_grad_(False)
-        self.mae.decoder.decoder_pos_embed.requires_grad_(False)
+        self.mae.decoder.decoder_pos_embed.requires_grad_(which == "code" and decoder_positions)
 
     def _hidden(self, pixels: Tensor, masking: Masking | None) -> Tensor:
         """CLS and visible tokens after the last encoder layer."""

@@ -16,13 +16,14 @@ from torch import Tensor
 from cadiff.artifacts import folder_digest, provenance
 from cadiff.attend.image_mae import ImageMae, load_image_mae
 from cadiff.attend.model import ImageCross, Trainable, phase_2_loss
-from cadiff.config import Config
+from cadiff.config import Config, protocol_of
 from cadiff.contrast.cross import CrossConfig, FmriCross, initialise_cross
-from cadiff.contrast.encoder_folder import load_encoder, preprocessor_for, save_encoder
+from cadiff.contrast.encoder_folder import encoder_protocol, load_encoder, preprocessor_for, save_encoder
 from cadiff.contrast.mae import FmriEncoder, FmriMae
 from cadiff.contrast.masking import num_visible, sparsify
 from cadiff.contrast.trials import EpochFit, TrialPool, dataset_digest
 from cadiff.data.dataset import BrainDataset
+from cadiff.data.preprocess import PreprocessConfig
 from cadiff.data.splits import check_disjoint
 from cadiff.errors import ArtifactError, ConfigError, DataError
 from cadiff.runs import RunFolder
@@ -59,6 +60,15 @@ class AttendConfig(Config):
     """fMRI side: add the input of the cross blocks to their output."""
     trainable: Trainable = "code"
     """Image side besides the cross blocks: decoder (code) or encoder (paper). fMRI side: always all."""
+    train_decoder_positions: bool = False
+    """With trainable=code, the position table of the image decoder learns as well, as in the released code."""
+    rescale_twice: bool = False
+    """Divide pictures by 255 twice, as the released code does: its image branch sees almost constant pictures."""
+    preprocess: PreprocessConfig | None = None
+    """Preprocessing to go on with, such as for an imported encoder; null: that which the encoder was made with."""
+    raw_betas: bool = False
+    """Feed betas as they are imported, wrapped to the encoder's length, as the released code does for BOLD5000 in this phase
+    alone; what the later stages read is not changed."""
     sparsify_rate: float = Field(default=0.2, ge=0, lt=1)
     """Fraction of voxels set to 0, anew at every access to a trial."""
     sparsify_target: Literal["sparsified", "clean"] = "sparsified"
@@ -80,8 +90,8 @@ def attend(
 ) -> Path:
     """Train the encoder of phase 1 on the training trials of one subject, with their pictures.
 
-    The preprocessing has the settings and length of `encoder` and the statistics of this subject's training
-    trials, since phase 1 may have seen other subjects.
+    The preprocessing has the settings (unless `config` has its own) and length of `encoder` and the statistics
+    of this subject's training trials, since phase 1 may have seen other subjects.
 
     Args:
         config: see `AttendConfig`.
@@ -114,7 +124,12 @@ def attend(
         (image.num_tokens, config.image_mask_ratio),
     ):
         num_visible(tokens, ratio)  # refuses before a folder is made
-    pool = TrialPool([data], [preprocessor_for(data, start, stored)], [rows])
+    preprocessor = preprocessor_for(data, start, config.preprocess or stored.config)
+    seen = preprocessor
+    if config.raw_betas:
+        as_imported = {"normalise": "none", "length_policy": "wrap"}
+        seen = preprocessor_for(data, start, preprocessor.config.model_copy(update=as_imported))
+    pool = TrialPool([data], [seen], [rows])
     inputs = {
         "dataset": dataset_digest(data),
         "encoder": folder_digest(encoder),
@@ -145,12 +160,39 @@ def attend(
         fit(loss, {"fmri": fmri, "image": image}, batches, schedule, run=run, description="attend")
         subject = f"{data.description.get('name')} {data.description.get('subject')}"
         about = provenance(
-            stage="attend", subjects=[subject], trials=len(rows), inputs=inputs, seed=schedule.seed
+            stage="attend",
+            protocol=protocol_of("attend", config, before=encoder_protocol(encoder)),
+            subjects=[subject],
+            trials=len(rows),
+            inputs=inputs,
+            seed=schedule.seed,
         )
-        save_encoder(result, fmri, pool.preprocessors[0], about)
+        save_encoder(result, fmri, preprocessor, about)
     if not run.complete:
         run.finish()
     return result
+
+
+def refuse_without_decoder(start: FmriEncoder, source: Path) -> FmriMae:
+    """`start`, read from `source`, as what phase 2 can go on training. Raises ArtifactError when it lacks a decoder."""
+    if not isinstance(start, FmriMae):
+        raise ArtifactError(
+            f"{source} holds an encoder without decoder, which phase 2 goes on training: take the encoder "
+            "folder of `cadiff contrast`."
+        )
+    return start
+
+
+def cross_config(image: Any, config: AttendConfig) -> CrossConfig:
+    """Sizes of the cross blocks on both sides, from the image auto-encoder's config (transformers' ViTMAEConfig)."""
+    return CrossConfig(
+        width=image.hidden_size,
+        depth=config.cross_depth,
+        num_heads=image.num_attention_heads,
+        mlp_dim=image.intermediate_size,
+        layer_norm_eps=image.layer_norm_eps,
+        residual=config.cross_residual,
+    )
 
 
 def join(
@@ -161,20 +203,8 @@ def join(
     Raises ArtifactError when `start`, read from `source`, has no decoder; ConfigError when it has other cross
     blocks.
     """
-    if not isinstance(start, FmriMae):
-        raise ArtifactError(
-            f"{source} holds an encoder without decoder, which phase 2 goes on training: take the encoder "
-            "folder of `cadiff contrast`."
-        )
-    about: Any = images.model.config
-    cross = CrossConfig(
-        width=about.hidden_size,
-        depth=config.cross_depth,
-        num_heads=about.num_attention_heads,
-        mlp_dim=about.intermediate_size,
-        layer_norm_eps=about.layer_norm_eps,
-        residual=config.cross_residual,
-    )
+    start = refuse_without_decoder(start, source)
+    cross = cross_config(images.model.config, config)
     depth = min(config.decoder_depth, start.config.decoder_depth)
     fmri = FmriCross(start.config.model_copy(update={"decoder_depth": depth}), cross)
     for part in (fmri.cross_map_in, fmri.cross_blocks, fmri.cross_map_out):
@@ -187,10 +217,10 @@ def join(
     wanted = fmri.state_dict()  # deeper decoder blocks of phase 1 are left behind
     known = {name: tensor for name, tensor in start.state_dict().items() if name in wanted}
     fmri.load_state_dict({**wanted, **known})
-    image = ImageCross(images, start.config.embed_dim, cross)
+    image = ImageCross(images, start.config.embed_dim, cross, rescale_twice=config.rescale_twice)
     for part in (image.cross_map_in, image.cross_blocks):
         initialise_cross(part, generator)
-    image.set_trainable(config.trainable)
+    image.set_trainable(config.trainable, decoder_positions=config.train_decoder_positions)
     return fmri, image
 
 

@@ -20,7 +20,8 @@ from cadiff.contrast.trials import dataset_digest
 from cadiff.data.dataset import BrainDataset
 from cadiff.data.readers import refuse_unknown_options
 from cadiff.data.splits import average_repeats, check_disjoint
-from cadiff.diffuse.reconstruct import KIND, derangement, save_pictures
+from cadiff.diffuse.controls import derangement
+from cadiff.diffuse.pictures import KIND, save_pictures
 from cadiff.errors import DataError
 
 
@@ -134,7 +135,8 @@ def run_baseline(name: str, dataset: Path, out: Path, /, *, seed: int = 0, **opt
         other = derangement(stimulus_ids, seed)
         names = [stimulus_ids[i] for i in other]
         pictures["shuffled"] = fitted.reconstruct(betas[other], stimulus_ids=names, repeats=repeats[other])
-    facts = provenance(inputs={"dataset": dataset_digest(data)}, seed=seed)
+    learnt = {"trials": len(rows), "stimuli": len(data.stimulus_ids("train"))}
+    facts = provenance(inputs={"dataset": dataset_digest(data)}, seed=seed, **learnt)
     settings = {"split": "test", "average_repeats": True, "baseline": name, "options": _plain(options)}
     with new_folder(out) as folder:
         write_json(

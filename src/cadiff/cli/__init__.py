@@ -2,6 +2,8 @@
 
     stages.py   the flow from `simulate` to `report`, and `demo` and `run`, which are all of it
     data.py     `data import`, `data doctor` and the other verbs about datasets
+    weights.py  `weights describe` and `weights import`
+    plan.py     `plan`
     tools.py    `prior train`, `presets`, `settings`
     options.py  what they share
 
@@ -23,13 +25,14 @@ import typer
 from typer.core import TyperGroup
 
 from cadiff import __version__
-from cadiff.cli import data, stages, tools
+from cadiff.cli import data, plan, stages, tools, weights
 from cadiff.errors import UserError
 
 # What the disk refuses is the user's to mend: nothing of ours is at fault, and a traceback would hide the path.
 DISK = {
     errno.ENOSPC: "no space is left on the disk",
     errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file grew larger than this disk or this account allows",
     errno.EROFS: "the disk can only be read",
     errno.EACCES: "permission is denied",
     errno.EPERM: "the operation is not permitted",
@@ -73,6 +76,10 @@ data_app = typer.Typer(
 prior_app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Train image priors.")
 app.add_typer(data_app, name="data")
 app.add_typer(prior_app, name="prior")
+weights_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode="markdown", help="Weights that other projects published."
+)
+app.add_typer(weights_app, name="weights")
 
 # The whole command line in one table, in the order of the help page.
 VERBS = {
@@ -86,6 +93,7 @@ VERBS = {
     "baseline": stages.baseline,
     "evaluate": stages.evaluate,
     "report": stages.report,
+    "plan": plan.plan,
     "presets": tools.presets,
     "settings": tools.settings,
 }
@@ -98,10 +106,13 @@ DATA_VERBS = {
     "prepare": data.data_prepare,
     "merge": data.data_merge,
 }
+WEIGHTS_VERBS = {"describe": weights.weights_describe, "import": weights.weights_import}
 for _name, _function in VERBS.items():
     app.command(_name)(_function)
 for _name, _function in DATA_VERBS.items():
     data_app.command(_name)(_function)
+for _name, _function in WEIGHTS_VERBS.items():
+    weights_app.command(_name)(_function)
 prior_app.command("train")(tools.prior_train)
 
 

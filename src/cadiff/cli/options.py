@@ -22,6 +22,8 @@ Out = Annotated[
 Preset = Annotated[
     str | None, typer.Option("--preset", "-p", help="Name (`cadiff presets`) or path of a .yaml file.")
 ]
+PROTOCOL_HELP = "Reading of the paper: default, paper or official (docs/protocols.md)."
+Protocol = Annotated[str | None, typer.Option("--protocol", help=PROTOCOL_HELP, show_default=False)]
 SET_HELP = "Override one setting (`cadiff settings STAGE`); repeatable."
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help=SET_HELP)]
 OPTION_HELP = "One option of it; repeatable."
@@ -29,11 +31,13 @@ Options = Annotated[list[str] | None, typer.Option("--set", metavar="A=B", help=
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run in --out.")]
 
 
-def load(section: str, preset: str | None, overrides: Sequence[str] | None) -> Any:
-    """The settings of a stage: defaults, preset, overrides."""
+def load(
+    section: str, preset: str | None, overrides: Sequence[str] | None, protocol: str | None = None
+) -> Any:
+    """The settings of a stage: defaults, preset, protocol, overrides."""
     from cadiff.experiments import stage_config
 
-    return stage_config(section, preset, overrides or ())
+    return stage_config(section, preset, overrides or (), protocol)
 
 
 def inside(folder: Path, name: str) -> Path:

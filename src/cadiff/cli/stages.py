@@ -14,6 +14,7 @@ from cadiff.cli.options import (
     Out,
     Preset,
     Prior,
+    Protocol,
     Resume,
     Set,
     inside,
@@ -21,6 +22,7 @@ from cadiff.cli.options import (
     next_command,
     shipped_or_path,
 )
+from cadiff.cli.plan import VRAM_HELP
 from cadiff.errors import ConfigError
 
 
@@ -38,9 +40,26 @@ def run_preset(
     ],
     out: Out,
     dataset: Annotated[
-        Path | None, typer.Option(help="Dataset folder; without one the preset's subject is simulated.")
+        Path | None,
+        typer.Option(
+            "--dataset", "--data", help="Dataset folder; without one the preset's subject is simulated."
+        ),
+    ] = None,
+    corpus: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="DATASET", help="More data for phase 1: a dataset, or a folder of them; repeatable."
+        ),
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="Weights to start from: a folder with prior/, image_mae/ or phase1/.", show_default=False
+        ),
     ] = None,
     prior: Prior = "shipped",
+    protocol: Protocol = None,
+    vram: Annotated[float | None, typer.Option(help=VRAM_HELP, min=0.1, show_default=False)] = None,
     set_: Set = None,
     resume: Resume = False,
 ) -> None:
@@ -48,8 +67,23 @@ def run_preset(
 
     - `cadiff run demo --set diffuse.fit.steps=400 --out runs/longer`
     - `cadiff run digit69 --dataset data/digit69 --prior runs/digit-prior/prior --out runs/digit69`
+    - `cadiff run paper/god-sub-03 --dataset data/god-3 --corpus data/hcp --corpus data/god-1 --weights weights --out runs/god-3`
+
+    `--weights` is what `cadiff weights import` makes; with a phase1/ in it, phase 1 is skipped. `--resume` goes on with a run
+    that was interrupted; what is finished is skipped.
     """
-    _run_all(preset, out, dataset=dataset, prior=shipped_or_path(prior), overrides=set_ or [], resume=resume)
+    _run_all(
+        preset,
+        out,
+        dataset=dataset,
+        corpus=corpus or [],
+        weights=weights,
+        prior=shipped_or_path(prior),
+        protocol=protocol,
+        vram=vram,
+        overrides=set_ or [],
+        resume=resume,
+    )
 
 
 def simulate(
@@ -59,6 +93,7 @@ def simulate(
         typer.Option(help="Folder of labelled pictures instead of the shipped ones.", show_default=False),
     ] = None,
     preset: Preset = None,
+    protocol: Protocol = None,
     set_: Set = None,
 ) -> None:
     """A simulated subject: a dataset whose code and noise ceiling are known.
@@ -69,14 +104,15 @@ def simulate(
     from cadiff.data.simulate import simulate as run_simulate
 
     overrides = [*([f"images={images}"] if images else []), *(set_ or [])]
-    made = run_simulate(load("simulate", preset, overrides), out)
-    next_command("contrast", made, preset=preset, out=out.parent / "contrast")
+    made = run_simulate(load("simulate", preset, overrides, protocol), out)
+    next_command("contrast", made, preset=preset, protocol=protocol, out=out.parent / "contrast")
 
 
 def contrast(
     datasets: Annotated[list[Path], typer.Argument(metavar="DATASET", help="One or more dataset folders.")],
     out: Out,
     preset: Preset = None,
+    protocol: Protocol = None,
     set_: Set = None,
     resume: Resume = False,
 ) -> None:
@@ -88,8 +124,10 @@ def contrast(
     """
     from cadiff.contrast.stage import contrast as run_contrast
 
-    encoder = run_contrast(load("contrast", preset, set_), datasets, out, resume=resume)
-    next_command("attend", datasets[0], encoder=encoder, preset=preset, out=out.parent / "attend")
+    encoder = run_contrast(load("contrast", preset, set_, protocol), datasets, out, resume=resume)
+    next_command(
+        "attend", datasets[0], encoder=encoder, preset=preset, protocol=protocol, out=out.parent / "attend"
+    )
 
 
 def attend(
@@ -100,6 +138,7 @@ def attend(
         str, typer.Option(help="Folder of a ViTMAE; `shipped` is the one of the prior.")
     ] = "shipped",
     preset: Preset = None,
+    protocol: Protocol = None,
     set_: Set = None,
     resume: Resume = False,
 ) -> None:
@@ -109,9 +148,11 @@ def attend(
     """
     from cadiff.attend.stage import attend as run_attend
 
-    settings, source = load("attend", preset, set_), inside(encoder, "encoder")
+    settings, source = load("attend", preset, set_, protocol), inside(encoder, "encoder")
     made = run_attend(settings, dataset, source, out, image_mae=shipped_or_path(image_mae), resume=resume)
-    next_command("diffuse", dataset, encoder=made, preset=preset, out=out.parent / "diffuse")
+    next_command(
+        "diffuse", dataset, encoder=made, preset=preset, protocol=protocol, out=out.parent / "diffuse"
+    )
 
 
 def diffuse(
@@ -120,6 +161,7 @@ def diffuse(
     out: Out,
     prior: Prior = "shipped",
     preset: Preset = None,
+    protocol: Protocol = None,
     set_: Set = None,
     resume: Resume = False,
 ) -> None:
@@ -130,9 +172,16 @@ def diffuse(
     """
     from cadiff.diffuse.stage import diffuse as run_diffuse
 
-    settings, source = load("diffuse", preset, set_), inside(encoder, "encoder")
+    settings, source = load("diffuse", preset, set_, protocol), inside(encoder, "encoder")
     made = run_diffuse(settings, dataset, source, out, prior=shipped_or_path(prior), resume=resume)
-    next_command("reconstruct", dataset, pipeline=made, preset=preset, out=out.parent / "reconstructions")
+    next_command(
+        "reconstruct",
+        dataset,
+        pipeline=made,
+        preset=preset,
+        protocol=protocol,
+        out=out.parent / "reconstructions",
+    )
 
 
 def reconstruct(
@@ -140,6 +189,7 @@ def reconstruct(
     pipeline: Annotated[Path, typer.Option(help="Pipeline folder of `diffuse`.", show_default=False)],
     out: Out,
     preset: Preset = None,
+    protocol: Protocol = None,
     set_: Set = None,
 ) -> None:
     """Draw images for the test trials, and for the controls (prior only, shuffled brains).
@@ -149,8 +199,12 @@ def reconstruct(
     """
     from cadiff.diffuse.reconstruct import reconstruct as run_reconstruct
 
-    made = run_reconstruct(load("reconstruct", preset, set_), inside(pipeline, "pipeline"), dataset, out)
-    next_command("evaluate", made, dataset=dataset, preset=preset, out=out.parent / "evaluation")
+    made = run_reconstruct(
+        load("reconstruct", preset, set_, protocol), inside(pipeline, "pipeline"), dataset, out
+    )
+    next_command(
+        "evaluate", made, dataset=dataset, preset=preset, protocol=protocol, out=out.parent / "evaluation"
+    )
 
 
 def baseline(
@@ -206,6 +260,7 @@ def evaluate(
         Path | None, typer.Option(help="TSV of stimulus_id, file and sample instead.", show_default=False)
     ] = None,
     preset: Preset = None,
+    protocol: Protocol = None,
     set_: Set = None,
 ) -> None:
     """Score reconstructions against the stimuli, with intervals, chance levels and controls.
@@ -231,7 +286,7 @@ def evaluate(
             )
         rivals[name] = Path(folder)
     made = run_evaluate(
-        load("evaluate", preset, set_),
+        load("evaluate", preset, set_, protocol),
         reconstructions,
         seen,
         out,
@@ -250,19 +305,30 @@ def evaluate(
 def report(
     evaluations: Annotated[
         list[Path],
-        typer.Argument(metavar="EVALUATION...", help="Folder of `evaluate`; several are compared."),
+        typer.Argument(metavar="EVALUATION...", help="Folder of `evaluate`; several are compared or pooled."),
     ],
     out: Out,
+    json: Annotated[
+        Path | None,
+        typer.Option(help="Also write the pooled numbers of several subjects as JSON.", show_default=False),
+    ] = None,
 ) -> None:
-    """One self-contained HTML page: stimuli, reconstructions (worst included), scores, controls; or a comparison.
+    """One self-contained HTML page: stimuli, reconstructions (worst included), scores, controls; or several evaluations.
+
+    Systems on the same stimuli are compared, several subjects (or folds) are pooled.
 
     - `cadiff report runs/evaluation --out runs/report.html`
     - `cadiff report runs/evaluation runs/ridge-evaluation --out runs/comparison.html`
+    - `cadiff report runs/sub-*/evaluation --out runs/pooled.html --json runs/pooled.json`
     """
     from cadiff.report import compare
     from cadiff.report import report as run_report
 
-    page = run_report(evaluations[0], out) if len(evaluations) == 1 else compare(evaluations, out)
+    if len(evaluations) == 1 and json is not None:
+        raise ConfigError(
+            f"--json is for several subjects pooled; the numbers of one are in {evaluations[0]}/evaluation.json."
+        )
+    page = run_report(evaluations[0], out) if len(evaluations) == 1 else compare(evaluations, out, json=json)
     typer.echo(f"report: {Path(page).resolve()}")
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import yaml
 
-from cadiff.cli.options import STAGES, Out, Preset, Resume, Set, load
+from cadiff.cli.options import STAGES, Out, Preset, Protocol, Resume, Set, load
 from cadiff.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,28 +40,62 @@ def prior_train(
 
 
 def presets() -> None:
-    """List the presets that come with cadiff."""
-    from cadiff.config import load_preset, preset_names
+    """List the presets and protocols that come with cadiff.
+
+    A preset says what is run; a protocol (`--protocol NAME`, docs/protocols.md) says how the paper is read.
+    """
+    from cadiff.config import PROTOCOLS, load_preset, load_protocol, preset_names
 
     names = preset_names()
-    width = max(map(len, names), default=0)
+    width = max(map(len, (*names, *PROTOCOLS)), default=0)
     for name in names:
-        typer.echo(f"{name:<{width}}  {load_preset(name).get('title', '')}")
+        about = load_preset(name)
+        published = f"; published: {about['published']} ({about['source']})" if "published" in about else ""
+        typer.echo(f"{name:<{width}}  {about.get('title', '')}{published}")
+    typer.echo("\nprotocols, for --protocol:")
+    for name in PROTOCOLS:
+        typer.echo(f"{name:<{width}}  {load_protocol(name)['title']}")
 
 
 def settings(
     stage: Annotated[str, typer.Argument(help=f"One of {STAGES}.")],
     preset: Preset = None,
+    protocol: Protocol = None,
     set_: Set = None,
 ) -> None:
     """Every setting of a stage with its value and meaning: what `--set` accepts.
 
     - `cadiff settings contrast --preset demo`
+    - `cadiff settings contrast --preset paper/god-sub-03 --protocol official`
     """
     if stage not in STAGES.split(", "):
         raise UserError(f"No stage {stage!r}; stages with settings are {STAGES}.")
-    for key, value, meaning in _flatten(load(stage, preset, set_)):
+    fixed = _by_protocol(stage)
+    for key, value, meaning in _flatten(load(stage, preset, set_, protocol)):
         typer.echo(f"{key}={_as_yaml(value)}" + (f"\n    {' '.join(meaning.split())}" if meaning else ""))
+        if key in fixed:
+            typer.echo(
+                f"    protocols: {', '.join(f'{name} {wanted}' for name, wanted in fixed[key].items())}"
+            )
+
+
+def _by_protocol(stage: str) -> dict[str, dict[str, str]]:
+    """What the protocols want of the settings on which they are not at one: dotted key -> protocol -> value or values."""
+    from cadiff.config import PROTOCOLS, load_protocol
+
+    found: dict[str, dict[str, str]] = {}
+
+    def walk(values: dict[str, Any], name: str, prefix: str = "") -> None:
+        for key, value in values.items():
+            if isinstance(value, dict):
+                walk(value, name, f"{prefix}{key}.")
+            else:
+                options = value if isinstance(value, list) else [value]
+                found.setdefault(prefix + key, {})[name] = " or ".join(map(_as_yaml, options))
+
+    for name in PROTOCOLS:
+        walk(load_protocol(name).get(stage) or {}, name)
+    return {key: by for key, by in found.items() if len(by) < len(PROTOCOLS) or len(set(by.values())) > 1}
 
 
 def _as_yaml(value: Any) -> str:

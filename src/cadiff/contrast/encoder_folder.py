@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from cadiff.artifacts import load_artifact, save_artifact
+from cadiff.artifacts import load_artifact, read_json, save_artifact
 from cadiff.contrast.cross import CrossConfig, FmriCross
 from cadiff.contrast.mae import FmriEncoder, FmriMae, FmriMaeConfig
 from cadiff.data.dataset import BrainDataset
@@ -85,12 +86,18 @@ def load_weights(model: FmriEncoder, tensors: Mapping[str, Tensor], source: Path
     model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
 
 
+def encoder_protocol(folder: Path) -> str | None:
+    """The protocol (docs/protocols.md) that the encoder in `folder` was trained by; None where it does not say."""
+    return read_json(folder / "config.json")["provenance"].get("protocol")
+
+
 def fit_preprocessor(
     dataset: BrainDataset, config: PreprocessConfig, *, patch_size: int, num_voxels: int | None = None
 ) -> Preprocessor:
     """Preprocessing measured on the training trials of `dataset`, or on unlabelled ones where it has none.
 
-    Raises DataError when the dataset has neither.
+    With `test_normalisation=pooled`, test trials are measured too. Raises DataError when the dataset has only
+    test trials.
     """
     rows = dataset.rows("train")
     rows = rows if len(rows) else dataset.rows("unlabelled")
@@ -98,21 +105,31 @@ def fit_preprocessor(
         raise DataError(
             f"{dataset.folder} has only test trials; expected split train or unlabelled in trials.tsv."
         )
-    return Preprocessor.fit(
-        dataset.betas if len(rows) == len(dataset.trials) else dataset.betas[rows],
-        config,
-        patch_size=patch_size,
-        num_voxels=num_voxels,
-        voxels=dataset.voxels,
-        noise_ceiling=dataset.voxels["noise_ceiling"].to_numpy(),
-    )
+    if config.test_normalisation == "pooled":
+        rows = np.sort(np.concatenate([rows, dataset.rows("test")]))
+    try:
+        return Preprocessor.fit(
+            dataset.betas if len(rows) == len(dataset.trials) else dataset.betas[rows],
+            config,
+            patch_size=patch_size,
+            num_voxels=num_voxels,
+            voxels=dataset.voxels,
+            noise_ceiling=dataset.voxels["noise_ceiling"].to_numpy(),
+        )
+    except DataError:
+        dataset.refuse_non_finite(rows)  # only here is it known which trials those rows are
+        raise
 
 
-def preprocessor_for(dataset: BrainDataset, encoder: FmriEncoder, stored: Preprocessor) -> Preprocessor:
-    """The encoder's preprocessing (settings, length) with the statistics of *this* subject's training trials.
+def preprocessor_for(
+    dataset: BrainDataset, encoder: FmriEncoder, config: PreprocessConfig, *, own_length: bool = False
+) -> Preprocessor:
+    """These settings at the length of an encoder, with the statistics of *this* subject's training trials.
 
-    An encoder may come from other subjects, whose voxels are others; for the subject it was trained on the
-    statistics come out as they are stored.
+    An encoder may come from other subjects, whose voxels are others; for the subject it was trained on, and the
+    settings stored beside it, the statistics come out as they are stored. `own_length`: at the length that the
+    subject's voxels come to by themselves.
     """
     sizes = encoder.config
-    return fit_preprocessor(dataset, stored.config, patch_size=sizes.patch_size, num_voxels=sizes.num_voxels)
+    length = None if own_length else sizes.num_voxels
+    return fit_preprocessor(dataset, config, patch_size=sizes.patch_size, num_voxels=length)

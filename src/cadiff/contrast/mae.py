@@ -10,8 +10,10 @@ tokens.
 """
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from cadiff.config import Config
 from cadiff.contrast.masking import Masking, put_back, random_masking, take
@@ -86,6 +88,8 @@ class FmriEncoder(nn.Module):
     def __init__(self, config: FmriMaeConfig) -> None:
         super().__init__()
         self.config = config
+        self.recompute = False
+        """Keep only what enters each block and compute the rest again on the way back: less memory, a third slower."""
         dim = config.embed_dim
         self.patch_embed = PatchEmbed(config.patch_size, dim)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
@@ -128,8 +132,14 @@ class FmriEncoder(nn.Module):
         return self.norm(self.hidden(betas))
 
     def _run(self, x: Tensor) -> Tensor:
-        for block in self.blocks:
-            x = block(x)
+        return self._through(self.blocks, x)
+
+    def _through(self, blocks: nn.ModuleList, x: Tensor) -> Tensor:
+        for block in blocks:
+            if self.recompute and torch.is_grad_enabled():  # nothing in a block is drawn at random
+                x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = block(x)
         return x
 
 
@@ -152,9 +162,7 @@ class FmriMae(FmriEncoder):
         """Normed encoder output (B, 1 + K, D) -> prediction of all voxels, also visible ones (B, V)."""
         x = self.decoder_embed(encoded)
         x = torch.cat([x[:, :1], put_back(x[:, 1:], masking, self.mask_token)], dim=1)  # (B, 1 + L, D_dec)
-        x = x + self.decoder_pos_embed
-        for block in self.decoder_blocks:
-            x = block(x)
+        x = self._through(self.decoder_blocks, x + self.decoder_pos_embed)
         return self.decoder_pred(self.decoder_norm(x))[:, 1:].flatten(1)  # the CLS token is dropped
 
     def forward(self, betas: Tensor, mask_ratio: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -171,6 +179,21 @@ class FmriMae(FmriEncoder):
         return random_masking(
             len(betas), self.config.num_tokens, mask_ratio, generator=generator, device=betas.device
         )
+
+
+def stretched(encoder: FmriEncoder, num_voxels: int) -> FmriEncoder:
+    """A copy of the plain encoder for another length, its position table stretched or squeezed to it.
+
+    The released code does so in its third stage (`F.interpolate`, nearest neighbour), for subjects whose length
+    is not the checkpoint's: a token then stands at another position than the one it was trained at.
+    """
+    made = FmriEncoder(encoder.config.model_copy(update={"num_voxels": num_voxels}))
+    known = encoder.state_dict()
+    weights = {name: known[name] for name in made.state_dict()}
+    table = F.interpolate(known["pos_embed"][:, 1:].mT, size=made.config.num_tokens, mode="nearest").mT
+    weights["pos_embed"] = torch.cat([known["pos_embed"][:, :1], table], dim=1)
+    made.load_state_dict(weights)
+    return made.eval()
 
 
 def initialise(model: nn.Module, generator: torch.Generator) -> None:

@@ -15,14 +15,14 @@ from pydantic import Field
 from torch import Tensor
 
 from cadiff.artifacts import provenance
-from cadiff.config import Config
+from cadiff.config import Config, protocol_of
 from cadiff.contrast.encoder_folder import fit_preprocessor, save_encoder
 from cadiff.contrast.losses import CrossNegatives, SelfNegatives, SelfViews, double_contrast, masked_error
 from cadiff.contrast.mae import FmriMae, FmriMaeConfig, FmriMaeSize, initialise
 from cadiff.contrast.masking import num_visible, patchify, sparsify
 from cadiff.contrast.trials import EpochFit, TrialPool, dataset_digest
 from cadiff.data.dataset import BrainDataset
-from cadiff.data.preprocess import PreprocessConfig
+from cadiff.data.preprocess import PreprocessConfig, choose_voxels, target_length
 from cadiff.data.splits import check_disjoint
 from cadiff.errors import ConfigError, DataError
 from cadiff.runs import RunFolder
@@ -69,6 +69,8 @@ class ContrastConfig(Config):
     """Fraction of voxels set to 0, anew at every access to a sample; both views share it."""
     sparsify_target: Literal["sparsified", "clean"] = "sparsified"
     """What predictions are compared with: the sparsified vector or the whole one."""
+    gradient_checkpointing: bool = False
+    """Recompute the blocks in the backward pass: less memory, a third slower, the same gradients."""
     fit: ContrastFit = ContrastFit()
     """Optimiser, schedule, precision, checkpoints."""
 
@@ -87,20 +89,17 @@ def contrast(config: ContrastConfig, datasets: Sequence[Path], out: Path, *, res
         ConfigError: a batch larger than the number of trials, or a mask that hides everything.
         ArtifactError: `out` is in use or cannot be resumed.
     """
-    pool = _pool(config, [BrainDataset.open(folder) for folder in datasets])
+    opened = [BrainDataset.open(folder) for folder in datasets]
+    refuse_unfit(config, opened)
+    pool = _pool(config, opened)
     schedule = config.fit.for_trials(len(pool))
-    if schedule.batch_size > len(pool):
-        raise ConfigError(
-            f"fit.batch_size={schedule.batch_size} is larger than the {len(pool)} trials to train on, so copies "
-            f"of a trial would be each other's negatives: set fit.batch_size to at most {len(pool)}."
-        )
     sizes = FmriMaeConfig(**config.mae.model_dump(), num_voxels=pool.preprocessors[0].num_voxels)
-    num_visible(sizes.num_tokens, config.mask_ratio)  # refuses before a folder is made
     inputs = {f"dataset_{k}": dataset_digest(dataset) for k, dataset in enumerate(pool.datasets, start=1)}
     run = RunFolder.open(out, stage="contrast", config=config, resume=resume, inputs=inputs)
     encoder = run.path / "encoder"
     if not encoder.is_dir():  # a folder that is there is whole: it appears in one rename
         model = FmriMae(sizes)
+        model.recompute = config.gradient_checkpointing
         initialise(model, torch.Generator().manual_seed(schedule.seed))
         indices = epoch_batches(len(pool), schedule.batch_size, schedule.seed)
 
@@ -113,7 +112,12 @@ def contrast(config: ContrastConfig, datasets: Sequence[Path], out: Path, *, res
         fit(loss, {"fmri": model}, batches, schedule, run=run, description="contrast")
         subjects = [f"{d.description.get('name')} {d.description.get('subject')}" for d in pool.datasets]
         about = provenance(
-            stage="contrast", subjects=subjects, trials=len(pool), inputs=inputs, seed=schedule.seed
+            stage="contrast",
+            protocol=protocol_of("contrast", config),
+            subjects=subjects,
+            trials=len(pool),
+            inputs=inputs,
+            seed=schedule.seed,
         )
         save_encoder(encoder, model, pool.preprocessors[0], about)
     if not run.complete:
@@ -150,12 +154,34 @@ def phase_1_loss(
     return terms
 
 
-def _pool(config: ContrastConfig, datasets: Sequence[BrainDataset]) -> TrialPool:
-    """Trials to train on, every dataset at the common length."""
+def refuse_unfit(config: ContrastConfig, datasets: Sequence[BrainDataset]) -> None:
+    """Raises what `contrast` raises about these datasets, as far as their tables tell, without a look at the betas."""
     if not datasets:
         raise DataError("Phase 1 needs at least one dataset folder.")
+    size, lengths = config.mae.patch_size, []
     for dataset in datasets:
         check_disjoint(dataset)
+        try:
+            kept = choose_voxels(len(dataset.voxels), config.preprocess.rois, dataset.voxels)
+            policy = config.preprocess.length_policy
+            lengths.append(target_length(len(kept), size, config.num_voxels, policy))
+        except DataError as error:
+            raise DataError(f"{dataset.folder}: {error}") from None
+    num_trials = sum(len(rows) for rows in _rows(datasets))
+    if config.fit.batch_size > num_trials:
+        raise ConfigError(
+            f"fit.batch_size={config.fit.batch_size} is larger than the {num_trials} trials to train on, so copies "
+            f"of a trial would be each other's negatives: set fit.batch_size to at most {num_trials}."
+        )
+    num_visible(max(lengths) // size, config.mask_ratio)
+
+
+def _rows(datasets: Sequence[BrainDataset]) -> list[np.ndarray]:
+    return [np.sort(np.concatenate([d.rows("train"), d.rows("unlabelled")])) for d in datasets]
+
+
+def _pool(config: ContrastConfig, datasets: Sequence[BrainDataset]) -> TrialPool:
+    """Trials to train on, every dataset at the common length."""
     size = config.mae.patch_size
     fitted = [
         fit_preprocessor(d, config.preprocess, patch_size=size, num_voxels=config.num_voxels)
@@ -163,5 +189,4 @@ def _pool(config: ContrastConfig, datasets: Sequence[BrainDataset]) -> TrialPool
     ]
     longest = max(preprocessor.num_voxels for preprocessor in fitted)
     common = [replace(p, num_voxels=longest) for p in fitted]  # the statistics do not depend on the length
-    rows = [np.sort(np.concatenate([d.rows("train"), d.rows("unlabelled")])) for d in datasets]
-    return TrialPool(datasets, common, rows)
+    return TrialPool(datasets, common, _rows(datasets))

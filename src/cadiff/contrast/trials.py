@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from cadiff.data.dataset import BrainDataset
 from cadiff.data.preprocess import Preprocessor
+from cadiff.errors import DataError
 from cadiff.training import FitConfig
 
 
@@ -68,7 +69,12 @@ class TrialPool:
         ):
             mine = np.flatnonzero(owner == k)
             if len(mine):
-                batch[mine] = preprocessor(dataset.betas[rows[indices[mine] - (ends[k] - len(rows))]])
+                trials = rows[indices[mine] - (ends[k] - len(rows))]
+                try:
+                    batch[mine] = preprocessor(dataset.betas[trials])
+                except DataError:
+                    dataset.refuse_non_finite(trials)  # only here is it known which trials those are
+                    raise
         return batch
 
 

@@ -25,6 +25,7 @@ from cadiff.errors import ArtifactError, DataError
 FORMAT = 1
 SPLITS = ("train", "test", "unlabelled")
 TRIAL_COLUMNS = ("trial", "stimulus_id", "split", "session", "run", "repeat")
+CHUNK_TRIALS = 1024
 STIMULUS_COLUMNS = ("stimulus_id", "file", "sha256", "label", "imagenet_index", "licence")
 
 
@@ -141,13 +142,26 @@ class BrainDataset:
         """Raises `DataError` unless the betas (n, voxels) of these trials are finite and their pictures open."""
         for stimulus_id in dict.fromkeys(self.trials["stimulus_id"].to_numpy()[rows]):
             self.image(str(stimulus_id))
-        finite = np.isfinite(self.betas[rows])
-        bad = np.flatnonzero((~finite).any(axis=0))
-        if len(bad):
-            raise DataError(
-                f"{self.folder}: {len(bad)} of {len(self.voxels)} voxels hold NaN or infinite values "
-                f"(first: voxel {int(bad[0]) + 1}): mask them out and import the data again."
-            )
+        self.refuse_non_finite(rows)
+
+    def refuse_non_finite(self, rows: np.ndarray) -> None:
+        """Raises `DataError` naming trial and voxel unless the betas of these trials are finite; memory stays small."""
+        in_trial = np.zeros(len(rows), dtype=np.int64)
+        in_voxel = np.zeros(len(self.voxels), dtype=np.int64)
+        for start in range(0, len(rows), CHUNK_TRIALS):
+            part = slice(start, start + CHUNK_TRIALS)
+            bad = ~np.isfinite(self.betas[rows[part]])
+            in_trial[part] = bad.sum(axis=1)
+            in_voxel += bad.sum(axis=0)
+        trials, voxels = np.flatnonzero(in_trial), np.flatnonzero(in_voxel)
+        if len(trials) == 0:
+            return
+        first = self.trials.iloc[int(rows[trials[0]])]
+        raise DataError(
+            f"{self.folder}: {int(in_trial.sum())} betas are NaN or infinite, in {len(trials)} of {len(rows)} trials (first: "
+            f"trial {first['trial']}, stimulus {first['stimulus_id']}) and {len(voxels)} of {len(self.voxels)} voxels (first: "
+            f"voxel {int(voxels[0]) + 1}): leave those trials or those voxels out and import the data again."
+        )
 
     def _check(self) -> None:
         shape = (len(self.trials), len(self.voxels))
@@ -178,6 +192,7 @@ def write_dataset(
     stimuli: pd.DataFrame,
     images: Mapping[str, np.ndarray],
     description: Mapping[str, Any] | None = None,
+    arrays: Mapping[str, np.ndarray] | None = None,
 ) -> Path:
     """Writes a dataset folder, atomically.
 
@@ -191,6 +206,7 @@ def write_dataset(
         stimuli: one row a stimulus; `stimulus_id` and optionally `label`, `imagenet_index`, `licence`.
         images: stimulus_id -> uint8 (H, W, 3) or (H, W); saved as PNG.
         description: further facts for `dataset_description.json`.
+        arrays: further arrays by file name (.npy), kept beside the betas.
 
     Raises:
         DataError: shapes that contradict each other, values that are not finite, or a stimulus without a picture.
@@ -211,6 +227,8 @@ def write_dataset(
             }
             writer.add_stimulus(str(row["stimulus_id"]), images[str(row["stimulus_id"])], **about)
         writer.add_trials(betas, trials)
+        for file, array in (arrays or {}).items():
+            np.save(writer.folder / file, array)
     return out
 
 

@@ -27,6 +27,8 @@ from cadiff.errors import DataError
 
 CHUNK_VOXELS = 512
 OFFICIAL_PATCH = 16
+LEFT_OUT = "left out"
+"""Split of trials that the new dataset does not have."""
 
 
 class PrepareConfig(Config):
@@ -34,6 +36,9 @@ class PrepareConfig(Config):
 
     rois: list[str] | None = None
     """Keep voxels in any of these ROIs; nothing keeps all."""
+    train_fraction: float | None = Field(default=None, gt=0, le=1)
+    """Keep this share of the training stimuli, drawn by seed, with all their trials, for a curve of score against training
+    size; those of a smaller share are among those of a larger one. Test and unlabelled trials stay."""
     normalise: Literal["none", "voxel", "scalar", "official_god", "official_bold5000"] = "none"
     """z-score each voxel, or all voxels by one mean and std, fitted on training trials. The official ones repeat the
     released code's mistakes, for comparison: `official_god` leaves test trials as they are, `official_bold5000` fits
@@ -50,7 +55,7 @@ class PrepareConfig(Config):
     num_voxels: int | None = Field(default=None, ge=1)
     """Keep this many voxels: those with the highest split-half reliability over repeated training trials."""
     seed: int = 0
-    """Of the random halves."""
+    """Of the random halves and of the training stimuli that are kept."""
 
 
 def prepare(dataset: BrainDataset, out: Path, config: PrepareConfig | None = None) -> Path:
@@ -63,7 +68,10 @@ def prepare(dataset: BrainDataset, out: Path, config: PrepareConfig | None = Non
     """
     config = config or PrepareConfig()
     index = choose_voxels(len(dataset.voxels), config.rois, dataset.voxels)
-    changes = []
+    changes: list[str] = []
+    dataset = _fewer_stimuli(dataset, config, changes)
+    rows = np.flatnonzero((dataset.trials["split"] != LEFT_OUT).to_numpy())
+    gone = set(dataset.trials["stimulus_id"]) - set(dataset.trials["stimulus_id"].iloc[rows])
     if config.rois is not None:
         changes.append(
             f"{len(index)} of {len(dataset.voxels)} voxels kept: those in {', '.join(config.rois)}."
@@ -84,10 +92,30 @@ def prepare(dataset: BrainDataset, out: Path, config: PrepareConfig | None = Non
         about["units"] = "z"
     name, subject = about.pop("name"), about.pop("subject")
     with dataset_writer(out, name=name, subject=subject, voxels=voxels, description=about) as writer:
-        copy_stimuli(dataset, writer)
-        for rows in _chunks(np.arange(len(dataset.trials)), CHUNK_ROWS):
-            writer.add_trials(scaling(dataset.betas, rows, index), dataset.trials.iloc[rows])
+        copy_stimuli(dataset, writer, set(dataset.stimuli.index) - gone)
+        for some in _chunks(rows, CHUNK_ROWS):
+            writer.add_trials(scaling(dataset.betas, some, index), dataset.trials.iloc[some])
     return out
+
+
+def _fewer_stimuli(dataset: BrainDataset, config: PrepareConfig, changes: list[str]) -> BrainDataset:
+    """The dataset with the trials of the training stimuli that go in a split of their own, on which nothing is fitted."""
+    if config.train_fraction is None:
+        return dataset
+    names = np.unique(dataset.stimulus_ids("train"))
+    if not len(names):
+        raise DataError(f"{dataset.folder} has no training trials to keep a share of.")
+    drawn = np.random.default_rng(config.seed).permutation(names)
+    gone = set(drawn[max(1, round(config.train_fraction * len(names))) :])
+    trials, train = dataset.trials, (dataset.trials["split"] == "train").to_numpy()
+    left_out = train & trials["stimulus_id"].isin(gone).to_numpy()
+    kept = train & ~left_out
+    changes.append(
+        f"{int(kept.sum())} of {int(train.sum())} training trials kept, of {len(names) - len(gone)} of {len(names)} stimuli "
+        f"(seed {config.seed})."
+    )
+    fewer = trials.assign(split=trials["split"].mask(left_out, LEFT_OUT))
+    return BrainDataset(dataset.folder, dataset.description, fewer, dataset.voxels, dataset.stimuli)
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +185,8 @@ def _groups(
     own = config.without_training == "own"
     contributes = np.where(fitted_on | (~has & own), number, -1)
     takes = np.where(has | own, number, 0)
-    return takes, np.stack([everyone, contributes], axis=1), len(set(number[~has]))
+    lacking = set(number[~has & (trials["split"] != LEFT_OUT).to_numpy()])
+    return takes, np.stack([everyone, contributes], axis=1), len(lacking)
 
 
 def _moments(betas: np.ndarray, source: np.ndarray, num_groups: int) -> tuple[np.ndarray, np.ndarray]:

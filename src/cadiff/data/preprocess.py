@@ -1,9 +1,9 @@
 """From raw betas to what the encoder reads: ROI choice, z-score fitted on training trials only, length policy.
 
 Letters in shapes: n trials, V voxels on disk, K voxels that the ROI choice keeps, L = `num_voxels` values handed to the
-encoder (a multiple of the patch size). The statistics of the training trials are applied unchanged to every other trial
-(the released code of Sun et al. 2023 leaves test trials un-normalised by accident, and BOLD5000's statistics include the
-test trials; method D14).
+encoder (a multiple of the patch size). The statistics of the training trials are applied unchanged to every other trial.
+What the released code of Sun et al. 2023 does instead can be had for comparison (docs/protocols.md): it leaves the test
+trials of GOD as they are, lets the statistics of BOLD5000 include the test trials, and has a length rule of its own.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from cadiff.config import Config
 from cadiff.errors import ConfigError, DataError
 
 CHUNK_ROWS = 1024  # betas are memory-mapped and may be larger than memory
+Split = Literal["train", "test"]
+LengthPolicy = Literal["wrap", "pad", "stretch", "truncate", "official"]
 TINY_STD = 1e-6  # relative: a voxel that varies less than this is constant, and stays at 0
 
 
@@ -25,10 +27,14 @@ class PreprocessConfig(Config):
     """How betas become encoder input."""
 
     normalise: Literal["scalar", "voxel", "none"] = "voxel"
-    """One mean and std for all voxels (scalar), one a voxel, or none; always of the training trials."""
-    length_policy: Literal["wrap", "pad", "stretch", "truncate"] = "wrap"
+    """One mean and std for all voxels (scalar), one a voxel, or none; of the training trials."""
+    test_normalisation: Literal["train", "raw", "pooled"] = "train"
+    """Test trials: scaled as training trials are; left raw (released code, GOD: a mistake); or all trials scaled by statistics
+    of training and test trials together (released code, BOLD5000: a leak)."""
+    length_policy: LengthPolicy = "wrap"
     """How to reach a whole number of patches or a checkpoint's length: repeat from the start, append zeros, interpolate
-    between neighbouring voxels, or cut."""
+    between neighbouring voxels, or cut. official: as the released code, which wraps to whole patches, adding a whole one where
+    none is missing, takes a scalar mean and std of the result, and wraps that once more to a checkpoint's length."""
     match_repeat_spread: bool = False
     """Rescale averages of repeats per voxel to the spread of single training trials (needs noise ceilings)."""
     rois: list[str] | None = None
@@ -68,9 +74,9 @@ class Preprocessor:
     ) -> Preprocessor:
         """Measures the statistics of the training trials.
 
-        betas_train: (n, V), any float type, memory maps welcome; training trials only.
+        betas_train: (n, V), any float type, memory maps welcome; training trials only (`pooled`: with test trials).
         num_voxels: the length a checkpoint was made for; by default the next multiple of `patch_size`
-            (the one below for `truncate`), so nothing is added to a count that divides already.
+            (the one below for `truncate`), so nothing is added to a count that divides already (but by `official`).
         voxels: table with a column `rois` ("V1,VC"), needed for `config.rois`.
         noise_ceiling: (V,) single-trial ceilings in [0, 1], NaN where unknown (those take the median of the known ones).
         Raises DataError for values that are not finite, unknown ROIs, and lists of the wrong length.
@@ -85,8 +91,11 @@ class Preprocessor:
         if config.normalise == "voxel":
             mean, std = means, stds
         elif config.normalise == "scalar":
-            mean = means.mean(keepdims=True)
-            std = np.sqrt((stds**2 + (means - mean) ** 2).mean(keepdims=True))
+            weights = np.ones(len(index))
+            if config.length_policy == "official":  # it wraps first
+                weights = np.bincount(_wrapped(len(index), patch_size)).astype(float)
+            mean = np.average(means, weights=weights, keepdims=True)
+            std = np.sqrt(np.average(stds**2 + (means - mean) ** 2, weights=weights, keepdims=True))
         else:
             mean, std = np.zeros(1), np.ones(1)
         floor = TINY_STD * max(float(np.median(stds)), float(np.abs(means).max()) * TINY_STD)
@@ -95,7 +104,7 @@ class Preprocessor:
             config=config,
             num_input_voxels=betas_train.shape[1],
             patch_size=patch_size,
-            num_voxels=_target_length(len(index), patch_size, num_voxels, config.length_policy),
+            num_voxels=target_length(len(index), patch_size, num_voxels, config.length_policy),
             voxel_index=index,
             mean=mean.astype(np.float32),
             std=std.astype(np.float32),
@@ -103,10 +112,17 @@ class Preprocessor:
             noise_ceiling=_fill_ceiling(noise_ceiling, betas_train.shape[1])[index],
         )
 
-    def __call__(self, betas: np.ndarray, repeats: int | np.ndarray | None = None) -> np.ndarray:
+    def __call__(
+        self,
+        betas: np.ndarray,
+        repeats: int | np.ndarray | None = None,
+        *,
+        split: Split = "train",
+    ) -> np.ndarray:
         """Encoder input float32 (n, L) from betas (n, V) or one trial (V,).
 
         repeats: how many presentations each row averages, a number or (n,); only `match_repeat_spread` looks at it.
+        split: which trials these are; only `test_normalisation=raw` looks at it, and leaves test trials unscaled.
         Raises DataError for another voxel count and for values that are not finite.
         """
         betas = np.asarray(betas)
@@ -118,12 +134,18 @@ class Preprocessor:
             )
         kept = betas[:, self.voxel_index].astype(np.float32)
         _refuse_non_finite(kept, self.voxel_index)
+        if split == "test" and self.config.test_normalisation == "raw":
+            return self.to_length(kept)
         kept = (kept - self.mean) / self.std
         if self.config.match_repeat_spread and repeats is not None:
             # around the voxel's own mean, which is 0 only where voxels are normalised one by one
             scale = repeat_scale(self.noise_ceiling, np.asarray(repeats))
             kept = self.voxel_mean + (kept - self.voxel_mean) * scale
-        return fit_length(kept.astype(np.float32, copy=False), self.num_voxels, self.config.length_policy)
+        return self.to_length(kept.astype(np.float32, copy=False))
+
+    def to_length(self, values: np.ndarray) -> np.ndarray:
+        """Values of the voxels kept (n, K) at the encoder's length (n, L)."""
+        return fit_length(values, self.num_voxels, self.config.length_policy, patch_size=self.patch_size)
 
     def to_tensors(self) -> dict[str, np.ndarray]:
         """Everything but the config as arrays, for a checkpoint folder; `from_tensors` is the inverse."""
@@ -159,12 +181,13 @@ def repeat_scale(noise_ceiling: np.ndarray, repeats: np.ndarray) -> np.ndarray:
 
 
 def fit_length(
-    values: np.ndarray, num_voxels: int, policy: Literal["wrap", "pad", "stretch", "truncate"]
+    values: np.ndarray, num_voxels: int, policy: LengthPolicy, *, patch_size: int = 16
 ) -> np.ndarray:
     """values (n, K) as (n, num_voxels). `stretch` interpolates linearly along the voxel axis, first and last voxel kept.
 
     Otherwise too long is cut at the end; too short repeats from the start (more than once where needed), or with `pad`
-    ends in zeros, which is the training mean of a normalised voxel.
+    ends in zeros, which is the training mean of a normalised voxel. `official` repeats from the start what it has already
+    wrapped to whole patches of `patch_size`, the only policy that looks at it.
     """
     count = values.shape[1]
     if policy == "stretch" and count != num_voxels:
@@ -176,11 +199,23 @@ def fit_length(
         return np.ascontiguousarray(values[:, :num_voxels])
     if policy == "pad":
         return np.pad(values, ((0, 0), (0, num_voxels - count)))
-    return values[:, np.arange(num_voxels) % count]
+    source = _wrapped(count, patch_size) if policy == "official" else np.arange(count)
+    return values[:, source[np.arange(num_voxels) % len(source)]]
 
 
-def _target_length(count: int, patch_size: int, num_voxels: int | None, policy: str) -> int:
+def _wrapped(count: int, patch_size: int) -> np.ndarray:
+    """Voxels (whole patches,) after the released code's first wrap: V + P - V mod P of them."""
+    return np.arange(count + patch_size - count % patch_size) % count
+
+
+def target_length(count: int, patch_size: int, num_voxels: int | None, policy: LengthPolicy) -> int:
+    """L, values a trial of `count` voxels comes to: `num_voxels` where that is set, else whole patches.
+
+    Raises ConfigError when `num_voxels` is not a multiple of `patch_size`, DataError when `truncate` leaves no patch.
+    """
     if num_voxels is None:
+        if policy == "official":
+            return len(_wrapped(count, patch_size))
         patches = count // patch_size if policy == "truncate" else -(-count // patch_size)
         if patches == 0:
             raise DataError(

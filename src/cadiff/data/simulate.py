@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ from typing_extensions import Self
 from cadiff.config import Config
 from cadiff.data import gabor
 from cadiff.data import simulate_voxels as vox
-from cadiff.data.dataset import write_dataset
+from cadiff.data.dataset import BrainDataset, write_dataset
 from cadiff.data.simulate_design import choose_stimuli, describe_design, trial_table
 from cadiff.data.stimulus_sets import StimulusSet, load_stimuli
 from cadiff.errors import DataError
@@ -30,6 +30,8 @@ GOD_VOXELS = {"V1": 900, "V2": 850, "V3": 700, "V4": 600, "LOC": 500, "FFA": 400
 """4466 voxels, as subject 1 of Generic Object Decoding has; VC here are those in no named area."""
 REALISTIC_DIMS = {"V1": 13, "V2": 12, "V3": 10, "V4": 10, "LOC": 12, "FFA": 8, "PPA": 8, "VC": 6}
 """Components an area shares; encoding weights of BOLD5000 have an effective 3-13."""
+NOISE_FREE = "noise_free.npy"
+"""float32 (test stimuli in the order of their first trial, voxels), in the units of the betas."""
 MAX_VIEWED = 400  # different pictures behind unlabelled viewing: each costs a classifier pass
 
 
@@ -80,6 +82,8 @@ class SimulateConfig(Config):
     """Share of noise variance that is slow: offsets of runs and sessions, trends inside runs."""
     noise_correlation: float = Field(0.2, ge=0, le=1)
     """Share of the other noise that neighbouring voxels have in common."""
+    noise_free: bool = False
+    """Also store the responses to the test pictures without noise, for the condition `noise_free` of reconstruct."""
     classifier: str = "efficientnet-lite0"
     """Network whose features drive the higher areas; score reconstructions with another one."""
     classifier_size: int = Field(160, ge=32, multiple_of=32)
@@ -135,15 +139,17 @@ def simulate(config: SimulateConfig, out: Path, *, progress: bool = True) -> Pat
     shown = train + test
     pictures = stimuli.images(shown, config.image_size)
     viewed = _viewed_pictures(config, stimuli, choice.train, choice.others)
-    betas, voxels = simulate_betas(config, pictures, shown, viewed, trials, progress=progress)
+    made = simulate_betas(config, pictures, shown, viewed, trials, progress=progress)
+    tested = dict.fromkeys(trials.loc[trials["split"] == "test", "stimulus_id"])
+    free = made.noise_free[[shown.index(stimulus_id) for stimulus_id in tested]]
     rows = stimuli.table[stimuli.table["stimulus_id"].isin(shown)].drop(columns="file")
     return write_dataset(
         Path(out),
         name=f"simulated ({config.preset}, SNR {config.snr:g})",
         subject=f"sim-{config.subject:02d}",
-        betas=betas,
+        betas=made.betas,
         trials=trials,
-        voxels=voxels,
+        voxels=made.voxels,
         stimuli=rows,
         images=dict(zip(shown, pictures, strict=True)),
         description={
@@ -156,7 +162,19 @@ def simulate(config: SimulateConfig, out: Path, *, progress: bool = True) -> Pat
             "classifier": config.classifier,
             "config": config.model_dump(mode="json"),
         },
+        arrays={NOISE_FREE: free} if config.noise_free else None,
     )
+
+
+class Simulated(NamedTuple):
+    """Responses of a simulated subject."""
+
+    betas: np.ndarray
+    """float32 (trials, voxels)."""
+    voxels: pd.DataFrame
+    """rois, noise_ceiling, snr, rf_x, rf_y, rf_size."""
+    noise_free: np.ndarray
+    """float32 (stimuli, voxels): what the betas of a stimulus would average to over ever more presentations."""
 
 
 def simulate_betas(
@@ -167,8 +185,8 @@ def simulate_betas(
     trials: pd.DataFrame,
     *,
     progress: bool = False,
-) -> tuple[np.ndarray, pd.DataFrame]:
-    """Betas float32 (trials, voxels) and the voxel table (rois, noise_ceiling, snr, rf_x, rf_y, rf_size), in memory.
+) -> Simulated:
+    """Betas, voxel table and noise-free responses, in memory.
 
     pictures: uint8 (n, H, W, 3) of `stimulus_ids`; viewed: uint8 (m, H, W, 3) behind unlabelled viewing (m may be 0 without
     unlabelled trials); trials: as `simulate_design.trial_table` gives. Signals have unit variance over the training pictures.
@@ -185,6 +203,7 @@ def simulate_betas(
     session, run = trials["session"].to_numpy(), trials["run"].to_numpy()
     volumes = len(trials) - len(labelled)
     betas = np.empty((len(trials), sum(config.voxels_per_roi.values())), np.float32)
+    free = np.empty((len(pictures), betas.shape[1]), np.float32)
     tables: list[pd.DataFrame] = []
     start = 0
     for area, count in config.voxels_per_roi.items():
@@ -203,10 +222,29 @@ def simulate_betas(
         )
         noise = vox.structured_noise(session, run, count, config.drift, config.noise_correlation, rng)
         baseline, amplitude = rng.normal(0.5, 0.7, count), rng.lognormal(0.0, 0.4, count)
-        betas[:, start : start + count] = vox.signals_to_betas(per_trial, snr, noise, baseline, amplitude)
+        columns, silence = slice(start, start + count), np.zeros((1, count), np.float32)
+        betas[:, columns] = vox.signals_to_betas(per_trial, snr, noise, baseline, amplitude)
+        free[:, columns] = vox.signals_to_betas(signals[: len(pictures)], snr, silence, baseline, amplitude)
         tables.append(_voxel_table(area, snr, fields))
         start += count
-    return betas, pd.concat(tables, ignore_index=True)
+    return Simulated(betas, pd.concat(tables, ignore_index=True), free)
+
+
+def noise_free_betas(dataset: BrainDataset, split: str, stimulus_ids: Sequence[str]) -> np.ndarray:
+    """The responses to test stimuli without noise, float32 (n, voxels), of a subject simulated with `noise_free`.
+
+    Raises:
+        DataError: a real subject, one that was simulated without this, a changed copy, or another split.
+    """
+    path, known = dataset.folder / NOISE_FREE, dataset.stimulus_ids("test")
+    if split != "test" or not path.is_file():
+        lacking = f"of split {split}" if split != "test" else f"in {dataset.folder} (expected {NOISE_FREE})"
+        raise DataError(
+            f"The condition 'noise_free' needs responses without noise, and there are none {lacking}: real data have none, a "
+            "simulated subject those to its test pictures when it was made with noise_free=true and not changed since."
+        )
+    stored = np.load(path, mmap_mode="r", allow_pickle=False)
+    return np.asarray(stored[[known.index(stimulus_id) for stimulus_id in stimulus_ids]])
 
 
 def _describe(

@@ -146,7 +146,8 @@ class DatasetWriter:
         if self._bad.any():
             self._refuse_or_drop(about, drop)
         self._write_tables(trials)
-        files = ("betas.npy", "trials.tsv", "voxels.tsv", "stimuli.tsv")
+        arrays = sorted(path.name for path in self.folder.glob("*.npy"))
+        files = (*arrays, "trials.tsv", "voxels.tsv", "stimuli.tsv")
         about["sha256"] = {file: sha256_file(self.folder / file) for file in files}
         write_json(self.folder / "dataset_description.json", {**about, "provenance": provenance()})
         BrainDataset.open(self.folder)

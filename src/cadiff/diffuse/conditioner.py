@@ -20,7 +20,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from cadiff.contrast.mae import FmriEncoder, FmriMaeConfig
-from cadiff.data.preprocess import PreprocessConfig, Preprocessor
+from cadiff.data.preprocess import PreprocessConfig, Preprocessor, Split
 from cadiff.diffuse.start import LabelStart, LatentStart
 from cadiff.errors import ConfigError
 from cadiff.priors.load import ImagePrior, label_rows
@@ -192,23 +192,31 @@ class FmriConditioner(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def encode(
-        self, betas: np.ndarray, repeats: np.ndarray | None = None, *, batch_size: int = 64
+        self,
+        betas: np.ndarray,
+        repeats: np.ndarray | None = None,
+        *,
+        split: Split = "test",
+        batch_size: int = 64,
     ) -> Condition:
         """A subject's raw betas (n, voxels of the subject) -> condition, on this model's device.
 
         Args:
             repeats: (n,) how many trials each row averages.
+            split: see `Preprocessor.__call__`.
 
         Raises:
             DataError: another number of voxels, or values that are not finite.
         """
-        ready = self.prepare(betas, repeats)
+        ready = self.prepare(betas, repeats, split=split)
         parts = [self(part) for part in ready.split(batch_size)]
         return Condition(torch.cat([p.context for p in parts]), torch.cat([p.time for p in parts]))
 
-    def prepare(self, betas: np.ndarray, repeats: np.ndarray | None = None) -> Tensor:
+    def prepare(
+        self, betas: np.ndarray, repeats: np.ndarray | None = None, *, split: Split = "test"
+    ) -> Tensor:
         """Raw betas -> encoder input (n, V) on this model's device."""
-        return torch.from_numpy(self.preprocessor(betas, repeats)).to(self.device)
+        return torch.from_numpy(self.preprocessor(betas, repeats, split=split)).to(self.device)
 
     def null(self, batch: int) -> Condition:
         """The condition that stands for "no brain", for `batch` samples."""

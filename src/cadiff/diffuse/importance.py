@@ -35,7 +35,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cadiff.data.dataset import BrainDataset
-from cadiff.data.preprocess import Preprocessor, fit_length
+from cadiff.data.preprocess import Preprocessor
 from cadiff.data.splits import average_repeats
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def condition_importance(
     """
     preprocessor = conditioner.preprocessor
     # a copy without length policy gives one value a voxel, scaled for repeats as the encoder's input is
-    kept = replace(preprocessor, num_voxels=len(preprocessor.voxel_index))(betas, repeats)
+    kept = replace(preprocessor, num_voxels=len(preprocessor.voxel_index))(betas, repeats, split="test")
     change = kept.astype(np.float64) - preprocessor.voxel_mean
     ready = conditioner.prepare(betas, repeats)
     num_probes = num_probes or min(MAX_PROBES, -(-DRAWS // len(ready)))
@@ -142,7 +142,7 @@ def length_map(preprocessor: Preprocessor) -> Any:
     count, length = len(preprocessor.voxel_index), preprocessor.num_voxels
     # every policy reads a place between two neighbouring voxels, so a ramp shows which; it starts at 1, as padding is 0
     ramp = np.arange(1, count + 1, dtype=np.float64)[None]
-    place = fit_length(ramp, length, preprocessor.config.length_policy)[0] - 1
+    place = preprocessor.to_length(ramp)[0] - 1
     before = np.clip(np.floor(place).astype(int), 0, count - 1)
     after = np.minimum(before + 1, count - 1)
     share = place - before
@@ -174,8 +174,7 @@ def _part_weights(
     conditioner: FmriConditioner, preprocessor: Preprocessor, ready: Tensor, with_guess: bool, batch_size: int
 ) -> list[float | None]:
     """1 / root of the mean squared distance of each part from that of mean betas; None for one that never moves."""
-    policy = preprocessor.config.length_policy
-    mean = torch.from_numpy(fit_length(preprocessor.voxel_mean[None], preprocessor.num_voxels, policy))
+    mean = torch.from_numpy(preprocessor.to_length(preprocessor.voxel_mean[None]))
     still = _parts(conditioner, mean.to(ready), with_guess)
     squares = np.zeros(len(still))
     for some in ready.split(batch_size):

@@ -1,6 +1,8 @@
 """FmriToImagePipeline: betas in, pictures out. A diffusers pipeline, saved and loaded like any other."""
 
 # no `from __future__ import annotations` here: diffusers before 0.36 reads the types of __init__ and needs real ones
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from cadiff.artifacts import read_json, verify_checksums
+from cadiff.data.preprocess import Split
 from cadiff.diffuse.conditioner import Condition, FmriConditioner
 from cadiff.diffuse.sampling import Precision, denoise, draw_noise, make_scheduler, num_calls
 from cadiff.errors import ArtifactError, ConfigError
@@ -72,6 +75,7 @@ class FmriToImagePipeline(DiffusionPipeline):
         batch_size: int = 16,
         precision: Precision = "auto",
         output_type: Literal["uint8", "pt", "latent"] = "uint8",
+        on_step: Callable[[], Any] | None = None,
     ) -> Any:
         """Draws pictures.
 
@@ -92,6 +96,7 @@ class FmriToImagePipeline(DiffusionPipeline):
             precision: of the network; auto is bf16 on CUDA, float32 elsewhere.
             output_type: "uint8": array (trials, samples, H, W, 3), clamped and truncated as in the published code;
                 "pt": tensor (trials, samples, 3, H, W) about [-1, 1]; "latent": tensor (trials, samples, c, h, w).
+            on_step: called after every call of the network, in place of this pipeline's own progress bar.
 
         Raises:
             DataError: another number of voxels than the model was fitted on, or NaN.
@@ -119,7 +124,8 @@ class FmriToImagePipeline(DiffusionPipeline):
         flat, pieces = noise.flatten(0, 1), []
         starts = range(0, len(flat), batch_size)
         calls = len(starts) * num_calls(sampler, num_inference_steps, strength)
-        with self.progress_bar(total=calls) as bar:  # pyright: ignore[reportCallIssue]
+        progress: Any = nullcontext() if on_step else self.progress_bar(total=calls)  # pyright: ignore[reportCallIssue]
+        with progress as bar:
             for start in starts:
                 index = torch.arange(start, min(start + batch_size, len(flat)), device=device)
                 trial = index // samples  # the condition is computed once a trial and shared by its samples
@@ -134,7 +140,7 @@ class FmriToImagePipeline(DiffusionPipeline):
                     guess=None if guess is None else guess[trial],
                     strength=strength,
                     precision=precision,
-                    on_step=bar.update,
+                    on_step=on_step or bar.update,
                 )
                 pieces.append(self._output(latents, output_type))
         joined = np.concatenate(pieces) if output_type == "uint8" else torch.cat(pieces)
@@ -155,17 +161,19 @@ class FmriToImagePipeline(DiffusionPipeline):
 
     @torch.no_grad()
     def condition(
-        self, betas: np.ndarray | Tensor, repeats: np.ndarray | None = None
+        self, betas: np.ndarray | Tensor, repeats: np.ndarray | None = None, *, split: Split = "test"
     ) -> tuple[Condition, Tensor | None]:
-        """Raw betas -> condition, and latents to begin from when the pipeline was tuned with a latent start."""
+        """Raw betas -> condition, and latents to begin from when the pipeline was tuned with a latent start.
+
+        `split`: which trials these are, see `Preprocessor.__call__`.
+        """
         array = betas.detach().cpu().numpy() if isinstance(betas, Tensor) else np.asarray(betas)
-        condition = self.conditioner.encode(array, repeats)
+        condition = self.conditioner.encode(array, repeats, split=split)
         latent_start = self.conditioner.latent_start
         if latent_start is None:
             return condition, None
-        return condition, latent_start(self.conditioner.prepare(array, repeats)).unflatten(
-            1, self.latent_shape
-        )
+        ready = self.conditioner.prepare(array, repeats, split=split)
+        return condition, latent_start(ready).unflatten(1, self.latent_shape)
 
     def _output(self, latents: Tensor, output_type: str) -> Any:
         if output_type == "latent":
@@ -200,6 +208,16 @@ def find_pipeline(folder: Path | str) -> Path:
     if name != FmriToImagePipeline.__name__:
         raise ArtifactError(f"{folder} holds a {name}, expected a {FmriToImagePipeline.__name__}.")
     return folder
+
+
+def pipeline_protocol(folder: Path | str) -> str | None:
+    """The protocol (docs/protocols.md) that all stages up to this pipeline followed; None where it does not say.
+
+    Raises:
+        ArtifactError: as `find_pipeline`.
+    """
+    about = find_pipeline(folder) / "provenance.json"
+    return read_json(about).get("protocol") if about.is_file() else None
 
 
 def open_pipeline(folder: Path | str) -> FmriToImagePipeline:

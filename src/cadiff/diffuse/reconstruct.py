@@ -1,44 +1,39 @@
 """Draw reconstructions of a split, and of the controls that show what the brain contributes.
 
-A control is the same pipeline with the same noise and another condition, drawn in the same batches, so that a picture
-and its control differ by the condition alone:
-
-    prior_only      "no brain": what the image prior draws anyway
-    shuffled        the betas of another stimulus: what any brain makes it draw
-    label_oracle    the true label instead of betas: what the generator could do with a perfect category
-
-Further brain conditions (fewer repeats, one ROI alone or left out: `cadiff.diffuse.variants`) are drawn in the same batches.
+The conditions of a trial, brain, controls (`cadiff.diffuse.controls`) and parts of the brain (`cadiff.diffuse.variants`),
+go through the network together and with the same noise. Pictures are written as they are drawn, so memory holds one batch
+of them however many there are.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
-import pandas as pd
 import torch
-from PIL import Image
 from pydantic import Field, field_validator, model_validator
-from torch import Tensor
+from tqdm import tqdm
 
-from cadiff.artifacts import folder_digest, new_folder, provenance, refuse_existing, write_json
-from cadiff.config import Config
+from cadiff.artifacts import folder_digest, new_folder, provenance, read_json, refuse_existing, write_json
+from cadiff.config import Config, protocol_of
 from cadiff.contrast.trials import dataset_digest
 from cadiff.data.dataset import BrainDataset, write_table
 from cadiff.data.splits import average_repeats
 from cadiff.diffuse.conditioner import Condition
+from cadiff.diffuse.controls import AUTOENCODED, Control, Rows, Trials, autoencoded, control, read_betas
 from cadiff.diffuse.importance import condition_importance, importance_table
-from cadiff.diffuse.pipeline import FmriToImagePipeline, find_pipeline, open_pipeline
-from cadiff.diffuse.sampling import Precision, SchedulerName, trial_noise
-from cadiff.diffuse.variants import repeat_variants, roi_variants
-from cadiff.errors import ConfigError, DataError
+from cadiff.diffuse.pictures import KIND, sample_table, save_picture
+from cadiff.diffuse.pipeline import FmriToImagePipeline, find_pipeline, open_pipeline, pipeline_protocol
+from cadiff.diffuse.sampling import Precision, SchedulerName, make_scheduler, num_calls, sample_noise
+from cadiff.diffuse.variants import Variant, repeat_variants, roi_variants
+from cadiff.errors import DataError
 
-Control = Literal["prior_only", "shuffled", "label_oracle"]
-KIND = "reconstructions"
+T = TypeVar("T")
 
 
 class ReconstructConfig(Config):
@@ -61,7 +56,7 @@ class ReconstructConfig(Config):
     strength: float = Field(1.0, gt=0, le=1)
     """Below 1, begin at the noised latent start, which the pipeline must have."""
     controls: tuple[Control, ...] = ("prior_only", "shuffled")
-    """Conditions drawn beside the brain's."""
+    """Conditions beside the brain's: prior_only, shuffled, label_oracle, autoencoded, noise_free (simulated subjects)."""
     repeats: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """Also draw from averages of so many presentations of each stimulus, for a curve: [1, 2, 4]."""
     only_rois: tuple[str, ...] = ()
@@ -92,14 +87,16 @@ class ReconstructConfig(Config):
 
 
 def reconstruct(config: ReconstructConfig, pipeline: Path, dataset: Path, out: Path) -> Path:
-    """Draws pictures for every stimulus of a split into a new folder.
+    """Draws pictures for every stimulus of a split into a new folder; stopped half-way, it leaves nothing behind.
 
     Args:
         pipeline: pipeline folder of `diffuse`.
-        dataset: dataset folder of the subject that the pipeline was tuned on. Betas and labels are read, pictures never.
+        dataset: dataset folder of the subject that the pipeline was tuned on. Betas and labels are read, pictures only for
+            the condition `autoencoded`, which shows them to no network that draws.
         out: folder to make: config.json, samples.tsv (condition, stimulus_id, sample, file), images/, and
-            voxel_importance.tsv (voxel, rois, importance, x, y, z where known). Under "variants", config.json says what
-            each further brain condition is: {"repeats_4": {"kind": "repeats", "value": 4}}; the other kinds, "only_roi" and
+            voxel_importance.tsv (voxel, rois, importance, x, y, z where known). In config.json, "provenance" says how many
+            "trials" of how many "stimuli" the pipeline was tuned on, as far as its own record does, and "variants" what
+            each part of the brain is: {"repeats_4": {"kind": "repeats", "value": 4}}; the other kinds, "only_roi" and
             "without_roi", have the ROI as value and, as num_voxels, how many voxels are left to read.
 
     Raises:
@@ -110,95 +107,98 @@ def reconstruct(config: ReconstructConfig, pipeline: Path, dataset: Path, out: P
     refuse_existing(out)  # before minutes of sampling
     data = BrainDataset.open(dataset)
     pipe = open_pipeline(pipeline)
-    betas, stimulus_ids, repeats = _trials(config, data)
-    conditions, variants, guess = _conditions(config, pipe, data, betas, stimulus_ids, repeats)
+    trials = _trials(config, data)
+    read = partial(read_betas, pipe, split=config.split, with_guess=config.strength < 1)
+    brain = read(trials.betas, trials.repeats)
+    asked = dict.fromkeys(config.controls)
+    drawn = {"brain": brain} | {
+        name: control(name, brain, pipe, data, split=config.split, trials=trials, seed=config.seed)
+        for name in asked
+        if name != AUTOENCODED
+    }
+    further = _variants(config, pipe, data, trials)
     importance = None
     if config.importance:
         importance = condition_importance(
-            pipe.conditioner, betas, repeats, with_guess=guess is not None, seed=config.seed
+            pipe.conditioner, trials.betas, trials.repeats, with_guess=config.strength < 1, seed=config.seed
         )
-    names = list(conditions)
-    # rows in the order (trial, condition): the conditions of a trial go through the network together
-    together = Condition(
-        torch.stack([c.context for c in conditions.values()], 1).flatten(0, 1),
-        torch.stack([c.time for c in conditions.values()], 1).flatten(0, 1),
-    )
-    noise = trial_noise(len(stimulus_ids), config.num_images_per_trial, pipe.latent_shape, config.seed)
-    pictures = pipe(
-        condition=together,
-        guess=guess,
-        noise=noise.repeat_interleave(len(names), 0),
-        num_inference_steps=config.num_inference_steps,
-        guidance_scale=config.guidance_scale,
-        scheduler=config.scheduler,
-        strength=config.strength,
-        batch_size=config.batch_size,
-        precision=config.precision,
-    )
-    pictures = pictures.reshape(len(stimulus_ids), len(names), *pictures.shape[1:])
     inputs = {"pipeline": folder_digest(find_pipeline(pipeline)), "dataset": dataset_digest(data)}
-    facts = provenance(inputs=inputs)
+    protocol = protocol_of("reconstruct", config, before=pipeline_protocol(pipeline))
+    facts = provenance(inputs=inputs, protocol=protocol, **_learnt_from(find_pipeline(pipeline)))
     about = {"kind": KIND, "format": 1, "config": config.model_dump(mode="json"), "provenance": facts}
-    if variants:
-        about["variants"] = variants
     with new_folder(out) as folder:
-        write_json(folder / "config.json", about)
-        table = save_pictures(folder, {name: pictures[:, k] for k, name in enumerate(names)}, stimulus_ids)
+        with TemporaryDirectory(dir=folder) as scratch:
+            rows = {name: found.on_disk(Path(scratch) / name) for name, found in drawn.items()}
+            del brain, drawn
+            variants: dict[str, Any] = {}
+            for name, variant in further:
+                rows[name] = read(variant.betas, variant.repeats).on_disk(Path(scratch) / name)
+                variants[name] = variant.as_json()
+            counts = dict.fromkeys(rows, config.num_images_per_trial)
+            table = sample_table(
+                trials.stimulus_ids, {**counts, **dict.fromkeys(asked.keys() & {AUTOENCODED}, 1)}
+            )
+            files = {str(name): list(part["file"]) for name, part in table.groupby("condition")}
+            for name, number, picture in _draw(config, pipe, rows, len(trials.stimulus_ids)):
+                save_picture(folder / files[name][number], picture)
+            del rows  # or a system that keeps mapped files would keep these
+        if AUTOENCODED in asked:
+            shown = autoencoded(pipe, data, trials.stimulus_ids, config.batch_size)
+            for file, picture in zip(files[AUTOENCODED], shown, strict=True):
+                save_picture(folder / file, picture)
+        write_json(folder / "config.json", {**about, "variants": variants} if variants else about)
         table.to_csv(folder / "samples.tsv", sep="\t", index=False, lineterminator="\n")
         if importance is not None:
             write_table(importance_table(data.voxels, importance), folder / "voxel_importance.tsv")
     return out
 
 
-def save_pictures(folder: Path, pictures: dict[str, np.ndarray], stimulus_ids: Sequence[str]) -> pd.DataFrame:
-    """Writes images/<condition>/<stimulus>_<sample>.png and returns the table of them.
+def _draw(
+    config: ReconstructConfig, pipe: FmriToImagePipeline, rows: Mapping[str, Rows], num_trials: int
+) -> Iterator[tuple[str, int, np.ndarray]]:
+    """Condition, number of the picture in it, and the picture uint8 (H, W, 3), one by one.
 
-    Args:
-        folder: an existing folder.
-        pictures: condition -> uint8 (trials, samples, H, W, 3).
-        stimulus_ids: (trials,); samples of a stimulus that occurs more than once are numbered on.
+    They are drawn in the order (trial, condition, sample), a batch at a time.
     """
-    files = {name: re.sub(r"[^\w.-]", "_", name) for name in dict.fromkeys(stimulus_ids)}
-    if len(set(files.values())) < len(files):  # ids that differ only in characters a file name cannot have
-        files = {name: f"{file}-{i}" for i, (name, file) in enumerate(files.items())}
-    rows = []
-    for condition, stack in pictures.items():
-        (folder / "images" / condition).mkdir(parents=True)
-        drawn: dict[str, int] = {}
-        for stimulus_id, samples in zip(stimulus_ids, stack, strict=True):
-            for picture in samples:
-                sample = drawn[stimulus_id] = drawn.get(stimulus_id, -1) + 1
-                file = f"images/{condition}/{files[stimulus_id]}_{sample}.png"
-                Image.fromarray(picture).save(folder / file, compress_level=1)
-                rows.append(
-                    {"condition": condition, "stimulus_id": stimulus_id, "sample": sample, "file": file}
-                )
-    return pd.DataFrame(rows)
+    names, samples, device = list(rows), config.num_images_per_trial, pipe.unet.device
+    total = num_trials * len(names) * samples
+    starts = range(0, total, config.batch_size)
+    calls = num_calls(
+        make_scheduler(config.scheduler, pipe.scheduler.config), config.num_inference_steps, config.strength
+    )
+    with tqdm(total=len(starts) * calls, desc="pictures", unit="step") as bar:
+        for start in starts:
+            flat = np.arange(start, min(start + config.batch_size, total))
+            trial, which, sample = np.unravel_index(flat, (num_trials, len(names), samples))
+            picks = [
+                (rows[names[k]], int(rows[names[k]].of_trial[t])) for t, k in zip(trial, which, strict=True)
+            ]
+            condition = Condition(
+                torch.stack([found.condition.context[i] for found, i in picks]).to(device),
+                torch.stack([found.condition.time[i] for found, i in picks]).to(device),
+            )
+            guesses = [found.guess[i] for found, i in picks if found.guess is not None]
+            noise = [
+                sample_noise(int(t), int(s), pipe.latent_shape, config.seed)
+                for t, s in zip(trial, sample, strict=True)
+            ]
+            pictures = pipe(
+                condition=condition,
+                guess=torch.stack(guesses).to(device) if guesses else None,
+                noise=torch.stack(noise)[:, None],
+                num_inference_steps=config.num_inference_steps,
+                guidance_scale=config.guidance_scale,
+                scheduler=config.scheduler,
+                strength=config.strength,
+                batch_size=config.batch_size,
+                precision=config.precision,
+                on_step=bar.update,
+            )
+            for t, k, s, picture in zip(trial, which, sample, pictures[:, 0], strict=True):
+                yield names[k], int(t) * samples + int(s), picture
 
 
-def derangement(groups: Sequence[str], seed: int) -> np.ndarray:
-    """A permutation (n,) that gives every row a row of another group, drawn by `seed`.
-
-    Raises:
-        DataError: one group has more than half of the rows, so that no such permutation exists.
-    """
-    rng = np.random.default_rng(seed)
-    names = rng.permutation(np.unique(np.asarray(groups, dtype=str)))
-    rank = {name: i for i, name in enumerate(names)}
-    ordered = np.argsort([rank[str(group)] for group in groups], kind="stable")
-    largest = max(np.unique(np.asarray(groups, dtype=str), return_counts=True)[1])
-    if 2 * largest > len(groups):
-        raise DataError(
-            f"The control 'shuffled' needs betas of other stimuli; {largest} of {len(groups)} trials show the same one: "
-            "reconstruct more stimuli, or leave the control out."
-        )
-    # sorted by group and rolled by the largest group's size, no row can meet its own group
-    permutation = np.empty(len(groups), dtype=np.int64)
-    permutation[ordered] = np.roll(ordered, -largest)
-    return permutation
-
-
-def _trials(config: ReconstructConfig, data: BrainDataset) -> tuple[np.ndarray, list[str], np.ndarray]:
+def _trials(config: ReconstructConfig, data: BrainDataset) -> Trials:
     if config.average_repeats:
         betas, stimulus_ids, repeats = average_repeats(data, config.split)
     else:
@@ -208,63 +208,32 @@ def _trials(config: ReconstructConfig, data: BrainDataset) -> tuple[np.ndarray, 
     if not stimulus_ids:
         raise DataError(f"{data.folder} has no trials of split {config.split}.")
     kept = slice(config.max_stimuli)
-    return betas[kept], stimulus_ids[kept], repeats[kept]
+    return Trials(betas[kept], stimulus_ids[kept], repeats[kept])
 
 
-def _conditions(
-    config: ReconstructConfig,
-    pipe: FmriToImagePipeline,
-    data: BrainDataset,
-    betas: np.ndarray,
-    stimulus_ids: list[str],
-    repeats: np.ndarray,
-) -> tuple[dict[str, Condition], dict[str, Any], Tensor | None]:
-    """Name -> condition of every trial; what each variant is; and the guesses in the order (trial, condition)."""
-    brain, guess = pipe.condition(betas, repeats)
-    conditions, guesses = {"brain": brain}, {"brain": guess}
-    latent_start = pipe.conditioner.latent_start
-    if config.strength < 1 and (latent_start is None or guess is None):
-        raise ConfigError("strength below 1 needs a pipeline that was tuned with latent_start.")
-    mean = (
-        None
-        if guess is None or latent_start is None
-        else latent_start.mean.view(guess[0].shape).expand_as(guess)
+def _variants(
+    config: ReconstructConfig, pipe: FmriToImagePipeline, data: BrainDataset, trials: Trials
+) -> Iterator[tuple[str, Variant]]:
+    fewer = repeat_variants(data, config.split, trials.stimulus_ids, config.repeats, config.seed)
+    regions = roi_variants(
+        data,
+        pipe.conditioner.preprocessor,
+        trials.betas,
+        trials.repeats,
+        only=config.only_rois,
+        without=config.without_rois,
     )
-    for control in dict.fromkeys(config.controls):
-        if control == "shuffled":
-            other = torch.from_numpy(derangement(stimulus_ids, config.seed))
-            conditions[control], guesses[control] = brain.rows(other), None if guess is None else guess[other]
-        elif control == "prior_only":
-            conditions[control], guesses[control] = pipe.conditioner.null(len(betas)), mean
-        else:
-            conditions[control], guesses[control] = _oracle(pipe, data, stimulus_ids), mean
-    variants: dict[str, Any] = {}
-    for name, variant in chain(
-        repeat_variants(data, config.split, stimulus_ids, config.repeats, config.seed),
-        roi_variants(
-            data,
-            pipe.conditioner.preprocessor,
-            betas,
-            repeats,
-            only=config.only_rois,
-            without=config.without_rois,
-        ),
-    ):
-        conditions[name], guesses[name] = pipe.condition(variant.betas, variant.repeats)
-        variants[name] = variant.as_json()
-    if guess is None or config.strength == 1:
-        return conditions, variants, None
-    return conditions, variants, torch.stack([g for g in guesses.values() if g is not None], 1).flatten(0, 1)
+    return chain(_begun(fewer), _begun(regions))
 
 
-def _oracle(pipe: FmriToImagePipeline, data: BrainDataset, stimulus_ids: list[str]) -> Condition:
-    table = data.stimuli.loc[stimulus_ids]
-    rows = pipe.conditioner.label_rows(list(table["label"]), list(table["imagenet_index"]))
-    known = [row for row in rows if row is not None]
-    if len(known) < len(rows):
-        missing = stimulus_ids[rows.index(None)]
-        raise DataError(
-            f"The control 'label_oracle' needs the label of every stimulus; the prior has no class for {missing!r} "
-            f"({len(rows) - len(known)} such): leave the control out."
-        )
-    return pipe.conditioner.label_condition(known)
+def _begun(items: Iterable[T]) -> Iterator[T]:
+    """The same, the first one made already: what cannot be had is refused before anything is drawn or written."""
+    rest = iter(items)
+    return chain([first for first in [next(rest, None)] if first is not None], rest)
+
+
+def _learnt_from(pipeline: Path) -> dict[str, int]:
+    """How many training trials, of how many stimuli, by the pipeline's own record; empty where a user saved it again."""
+    record = pipeline / "provenance.json"
+    found = read_json(record) if record.is_file() else {}
+    return {key: found[key] for key in ("trials", "stimuli") if key in found}

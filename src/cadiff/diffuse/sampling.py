@@ -68,12 +68,18 @@ def draw_noise(
 
 def trial_noise(num_trials: int, num_samples: int, shape: tuple[int, int, int], seed: int) -> Tensor:
     """Noise (num_trials, num_samples, *shape) in which sample s of trial i depends on (seed, i, s) alone."""
-    rows = []
-    for trial in range(num_trials):
-        for sample in range(num_samples):
-            mixed = (seed * 1_000_003 + trial) * 10_007 + sample
-            rows.append(torch.randn(shape, generator=torch.Generator().manual_seed(mixed % 2**63)))
+    rows = [
+        sample_noise(trial, sample, shape, seed)
+        for trial in range(num_trials)
+        for sample in range(num_samples)
+    ]
     return torch.stack(rows).unflatten(0, (num_trials, num_samples))
+
+
+def sample_noise(trial: int, sample: int, shape: tuple[int, int, int], seed: int) -> Tensor:
+    """Noise of this shape, another one for every trial, sample and seed."""
+    mixed = (seed * 1_000_003 + trial) * 10_007 + sample
+    return torch.randn(shape, generator=torch.Generator().manual_seed(mixed % 2**63))
 
 
 @torch.no_grad()

@@ -39,6 +39,11 @@ class DiffuseConfig(Config):
     """Context tokens that the U-Net attends to."""
     train_encoder: bool = True
     """Tune the fMRI encoder too."""
+    train_positions: bool = False
+    """With train_encoder, tune the encoder's position table as well, as the released code does unasked."""
+    own_length: bool = False
+    """Read betas at the subject's own length, the encoder's position table stretched to it, as the released code does;
+    otherwise at the length and the positions of phases 1 and 2."""
     unet_blocks: UnetBlocks = "all"
     """Tune cross-attention everywhere, or only on the way up (faster; ours)."""
     null: Null = "label"

@@ -15,7 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from cadiff.artifacts import folder_checksums, folder_digest, new_folder, provenance, write_json
+from cadiff.config import protocol_of
 from cadiff.contrast import load_encoder, preprocessor_for
+from cadiff.contrast.encoder_folder import encoder_protocol
+from cadiff.contrast.mae import stretched
 from cadiff.contrast.masking import sparsify
 from cadiff.contrast.trials import dataset_digest
 from cadiff.data.dataset import BrainDataset
@@ -73,7 +76,9 @@ def diffuse(
     inputs["prior"] = image_prior.digest
     schedule = config.fit.for_trials(len(data.rows("train")))
     rows = data.rows("train")
-    preprocessor = preprocessor_for(data, fmri, stored)
+    preprocessor = preprocessor_for(data, fmri, stored.config, own_length=config.own_length)
+    if preprocessor.num_voxels != fmri.config.num_voxels:
+        fmri = stretched(fmri, preprocessor.num_voxels)
     betas = preprocessor(data.betas[rows])
     data.refuse_unreadable(rows)
     run = RunFolder.open(out, stage="diffuse", config=config, resume=resume, inputs=inputs)
@@ -103,6 +108,7 @@ def diffuse(
         unet,
         conditioner,
         train_encoder=config.train_encoder,
+        train_positions=config.train_positions,
         train_null=train_null,
         blocks=config.unet_blocks,
     )
@@ -119,16 +125,18 @@ def diffuse(
         description="diffuse",
     )
     if config.null == "mean":
-        conditioner.set_null(conditioner.encode(data.betas[data.rows("train")]))
+        conditioner.set_null(conditioner.encode(data.betas[data.rows("train")], split="train"))
     facts = {
         "stage": "diffuse",
+        "protocol": protocol_of("diffuse", config, before=encoder_protocol(encoder)),
         "inputs": inputs,
         "seed": schedule.seed,
         "trials": len(trials.betas),
+        "stimuli": len(trials.stimulus_ids),
         **found,
         **more,
     }
-    _save(target, image_prior, conditioner, provenance(**facts))
+    save_pipeline(target, image_prior, conditioner, provenance(**facts))
     run.finish()
     return target
 
@@ -181,7 +189,10 @@ class EpsilonLoss:
         )
 
 
-def _save(target: Path, prior: ImagePrior, conditioner: FmriConditioner, facts: Mapping[str, Any]) -> None:
+def save_pipeline(
+    target: Path, prior: ImagePrior, conditioner: FmriConditioner, facts: Mapping[str, Any]
+) -> Path:
+    """Writes the pipeline folder that `reconstruct` takes, atomically; `facts` become its provenance.json."""
     prior.vqvae.register_to_config(scaling_factor=prior.scaling_factor)
     scheduler = make_scheduler("pndm", prior.scheduler.config)
     pipeline = FmriToImagePipeline(prior.vqvae, prior.unet, scheduler, conditioner)
@@ -189,3 +200,4 @@ def _save(target: Path, prior: ImagePrior, conditioner: FmriConditioner, facts: 
         pipeline.save_pretrained(folder)
         write_json(folder / "provenance.json", facts)
         write_json(folder / "checksums.json", folder_checksums(folder))
+    return target

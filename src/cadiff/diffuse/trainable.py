@@ -39,13 +39,15 @@ def mark_trainable(
     conditioner: FmriConditioner,
     *,
     train_encoder: bool = True,
+    train_positions: bool = False,
     train_null: bool = False,
     blocks: UnetBlocks = "all",
 ) -> dict[str, nn.Parameter]:
     """Sets `requires_grad` on everything, true for exactly the returned parameters.
 
     Args:
-        train_encoder: tune the fMRI encoder too. Its position table stays fixed, and its CLS token is not used here.
+        train_encoder: tune the fMRI encoder too. Its CLS token is not used here.
+        train_positions: with the encoder, tune its position table, which otherwise stays fixed.
         train_null: tune the condition that stands for "no brain".
     """
     unet.requires_grad_(False)
@@ -54,8 +56,9 @@ def mark_trainable(
     parts = ["channel_mapper", "dim_mapper", "time_head"]
     parts += ["encoder"] if train_encoder else []
     parts += ["null_context", "null_time"] if train_null else []
+    fixed = {"encoder.cls_token"} if train_positions else {"encoder.cls_token", "encoder.pos_embed"}
     for name, parameter in conditioner.named_parameters():
-        if name.split(".")[0] in parts and name not in ("encoder.pos_embed", "encoder.cls_token"):
+        if name.split(".")[0] in parts and name not in fixed:
             tuned[f"conditioner.{name}"] = parameter
     for parameter in tuned.values():
         parameter.requires_grad_(True)

@@ -50,18 +50,23 @@ def read_trials(config: DiffuseConfig, data: BrainDataset, betas: np.ndarray, pr
     return Trials(torch.from_numpy(betas), np.array([place[s] for s in shown]), stimulus_ids, latents)
 
 
-def start_labels(config: DiffuseConfig, data: BrainDataset, prior: ImagePrior) -> dict[str, int]:
-    """Stimulus -> row of the prior's label table, for training stimuli of a class it knows; empty without label_start."""
+def refuse_unfit(config: DiffuseConfig, prior: ImagePrior) -> None:
+    """Raises ConfigError unless the prior has what these settings ask of one."""
     if config.null == "label" and prior.null_label is None:
         raise ConfigError(
             "This prior has no null label: choose null=learned (with condition_dropout) or null=mean."
         )
-    if not config.label_start:
-        return {}
-    if prior.label_embedding is None:
+    if config.label_start and prior.label_embedding is None:
         raise ConfigError(
             "label_start needs a prior with a label table: set label_start=false, or choose another prior."
         )
+
+
+def start_labels(config: DiffuseConfig, data: BrainDataset, prior: ImagePrior) -> dict[str, int]:
+    """Stimulus -> row of the prior's label table, for training stimuli of a class it knows; empty without label_start."""
+    refuse_unfit(config, prior)
+    if not config.label_start:
+        return {}
     table = data.stimuli.loc[data.stimulus_ids("train")]
     rows = prior.label_rows(list(table["label"]), list(table["imagenet_index"]))
     known = {name: row for name, row in zip(table.index, rows, strict=True) if row is not None}

@@ -8,10 +8,12 @@ All are made of training pictures (`candidates`) and scored like reconstructions
     random_train      the expected score of a training picture drawn at random
     coarse_category   the expected score of a training picture of the right one among nine coarse categories: an oracle,
                       which shows how far a rough idea gets (it knows the category of the test stimulus)
+    class_mean        the mean of the training pictures of the stimulus' own class: an oracle that knows the class
     nearest_train     for every reconstruction the training picture most like it: what remains when the drawing itself is
                       taken away; a rival, since it follows the brain
 
-Expected scores are exact means over the candidates, so they carry no noise of a draw.
+Expected scores are exact means over the candidates, so they carry no noise of a draw. Backward retrieval looks for a picture
+among those of other stimuli: where all stimuli get one picture it is at chance, and it is left out but for class_mean.
 """
 
 from __future__ import annotations
@@ -33,29 +35,28 @@ class PictureControls:
 
     def __init__(self, candidates: Seen, stimuli: Seen, protocol: Protocol) -> None:
         self.candidates, self._stimuli, self._protocol = candidates, stimuli, protocol
-        self._pairs = PairScores(candidates, stimuli, protocol)
-        self._table = _table(self._pairs, len(candidates.images), len(stimuli.images))
+        self._table = PairScores(candidates, stimuli, protocol).tables()
 
     def constant(self, headline: str, *, on: str, lowest: bool = False) -> dict[str, np.ndarray]:
         """Scores (n,) of one candidate for every stimulus: the best by the headline `on` "train" or "test".
 
-        lowest: of the headline less is better. SSIM, which is slow, is chosen by MSE; retrieval on training pictures, of which
-        there may be fewer than a pool holds, by two-way identification.
+        lowest: of the headline less is better. SSIM, which is slow, is chosen by MSE; retrieval by two-way identification, for
+        a pool may hold more pictures than there are for training, and backward all constants are at chance.
         """
         if headline == "ssim":
             headline, lowest = "mse", True
+        if headline.startswith("retrieval") and (on == "train" or headline not in self._table):
+            headline = "two_way_features"
         if on == "test":
             table = self._table[headline]
         else:  # how well does each candidate pass for the others, which are training pictures like it
-            if headline.startswith("retrieval"):
-                headline = "two_way_features"
             pairs = PairScores(self.candidates, self.candidates, replace(self._protocol, pools=()))
-            count = len(self.candidates.images)
-            table = _table(pairs, count, count)[headline]
+            table = pairs.tables()[headline].copy()
             np.fill_diagonal(table, np.nan)
         means = np.nanmean(table, axis=1)
         best = int(means.argmin() if lowest else means.argmax())
-        return score_picture(_row(self.candidates, best), self._stimuli, self._protocol)
+        found = {name: values[best] for name, values in self._table.items()}
+        return {**found, "ssim": _ssim_of_one(self.candidates.images[best], self._stimuli)}
 
     def expected(self, weight: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """Expected scores (n,) of a candidate drawn for each stimulus with the weights (m, n); all alike by default.
@@ -99,14 +100,8 @@ class PictureControls:
 
 def score_picture(picture: Seen, stimuli: Seen, protocol: Protocol) -> dict[str, np.ndarray]:
     """Scores (n,) of one picture as the reconstruction of every stimulus."""
-    n = len(stimuli.images)
-    repeated = Seen(
-        np.repeat(picture.images, n, axis=0),
-        None if picture.logits is None else np.repeat(picture.logits, n, axis=0),
-        None if picture.features is None else np.repeat(picture.features, n, axis=0),
-        {name: np.repeat(values, n, axis=0) for name, values in picture.eyes.items()},
-    )
-    return PairScores(repeated, stimuli, protocol).against(np.arange(n))
+    found = {name: table[0] for name, table in PairScores(picture, stimuli, protocol).tables().items()}
+    return {**found, "ssim": _ssim_of_one(picture.images[0], stimuli)}
 
 
 def mean_picture(images: np.ndarray) -> np.ndarray:
@@ -126,17 +121,5 @@ def same_category(
     return (np.asarray(first)[:, None] == np.asarray(second)[None, :]).astype(float)
 
 
-def _row(seen: Seen, i: int) -> Seen:
-    part = slice(i, i + 1)
-    return Seen(
-        seen.images[part],
-        None if seen.logits is None else seen.logits[part],
-        None if seen.features is None else seen.features[part],
-        {name: values[part] for name, values in seen.eyes.items()},
-    )
-
-
-def _table(pairs: PairScores, m: int, n: int) -> dict[str, np.ndarray]:
-    """Scores (m, n) of every picture against every stimulus, by metric, without SSIM."""
-    columns = [pairs.against(np.full(m, stimulus), with_ssim=False) for stimulus in range(n)]
-    return {name: np.stack([column[name] for column in columns], axis=1) for name in columns[0]}
+def _ssim_of_one(picture: np.ndarray, stimuli: Seen) -> np.ndarray:
+    return np.array([pixel.ssim(picture[None], stimulus[None])[0] for stimulus in stimuli.images])

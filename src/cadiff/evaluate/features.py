@@ -2,12 +2,13 @@
 
     two-way identification   share of wrong stimuli less alike than the own one     higher is better   chance 1/2
     retrieval                own stimulus among the k best of a pool of p           higher is better   chance k/p
+    backward retrieval       own picture among the k best for a stimulus, of p      higher is better   chance k/p
     correlation distance     1 - Pearson correlation with the own stimulus          lower is better    by mispairing
     Fréchet distance         between Gaussians fitted to two sets of pictures       lower is better    none
     kernel distance (KID)    squared MMD with a cubic kernel                        lower is better    0 for one distribution
     diversity                1 - correlation between samples of one stimulus        neither            prior-only condition
 
-The first three read a table of similarities `(m, n)`, m pictures by n stimuli, larger is more alike; `correlation_table`
+The first four read a table of similarities `(m, n)`, m pictures by n stimuli, larger is more alike; `correlation_table`
 makes it, `cadiff.evaluate.pixel.two_way_identification` is the first. They give one score a picture. The Fréchet and kernel
 distances compare sets and give one number, so no interval over images comes with them but that of `kernel_interval`.
 
@@ -21,6 +22,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
 from cadiff.errors import ConfigError, DataError
 from cadiff.evaluate import pixel, semantic
@@ -82,6 +84,45 @@ def retrieval(similarity: np.ndarray, own: np.ndarray, *, pool: int, k: int = 1)
             f"Retrieval among {pool} with the first {k} counting needs 1 <= k < pool <= {n}, the stimuli that there are."
         )
     return semantic.n_way_top_k(similarity, own, n=pool, k=k)
+
+
+def retrieval_table(similarity: np.ndarray, *, pool: int, k: int = 1) -> np.ndarray:
+    """`retrieval` of every picture for every stimulus that it might belong to: `(m, n)`, arguments as there."""
+    n = similarity.shape[1]
+    return semantic.success_probability(*_better(similarity, 1), n=pool, k=k, num_classes=n)
+
+
+def backward_retrieval_table(
+    similarity: np.ndarray, *, num_samples: int, pool: int, k: int = 1
+) -> np.ndarray:
+    """Probability that a picture is among the k most like a stimulus in a random pool of pictures, `(m, n)`; chance k/pool.
+
+    Retrieval of the picture by the stimulus ("image to brain"). The pool holds the picture and those of `pool - 1` other
+    stimuli with the same sample number, so that each stimulus is there once.
+
+    Args:
+        similarity: `(n num_samples, n)`, the pictures of each stimulus in turn. pool, k: as in `retrieval`.
+
+    Raises:
+        DataError: pictures that are not `num_samples` of each stimulus.
+    """
+    m, n = similarity.shape
+    if m != n * num_samples:
+        raise DataError(
+            f"Backward retrieval needs {num_samples} pictures of each of {n} stimuli; there are {m} pictures."
+        )
+    above, equal = _better(similarity.reshape(n, num_samples, n), 0)
+    found = semantic.success_probability(above, equal, n=pool, k=k, num_classes=n)
+    return found.reshape(m, n)
+
+
+def _better(similarity: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """How many values along an axis are larger than each, and how many others are equal to it."""
+    if np.isnan(similarity).any():
+        raise DataError("Similarities hold NaN: a picture or the network is broken.")
+    lowest, highest = (stats.rankdata(similarity, method, axis=axis) for method in ("min", "max"))
+    above = similarity.shape[axis] - highest
+    return above.astype(np.int64), (highest - lowest).astype(np.int64)
 
 
 def pool_sizes(num_stimuli: int, wanted: Sequence[int] = POOL_SIZES) -> tuple[int, ...]:
@@ -164,6 +205,8 @@ def kernel_interval(
     n = len(terms)
     weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=num_draws).astype(np.float64)
     pairs = n**2 - (weights**2).sum(axis=1)
+    # Of two or three stimuli one may be drawn every time, which leaves no pair.
+    weights, pairs = weights[pairs > 0], pairs[pairs > 0]
     draws = np.einsum("di,di->d", weights @ terms, weights) / pairs
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

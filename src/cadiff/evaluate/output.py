@@ -47,6 +47,12 @@ def averaging(folder: Reconstructions) -> str:
     return "repeats-averaged" if settings["average_repeats"] else "single-trial"
 
 
+def reading(folder: Reconstructions) -> str:
+    """Which reading of the published method made the pictures (docs/protocols.md), as a part of a protocol; "" unstated."""
+    name = (folder.about.get("provenance") or {}).get("protocol")
+    return f"/{name}-protocol" if name else ""
+
+
 def read_description(dataset: Path) -> dict[str, Any]:
     """What a dataset says of itself; of a plain folder only its name."""
     path = dataset / "dataset_description.json"

@@ -114,7 +114,8 @@ def sort_samples(table: pd.DataFrame, conditions: list[str], stimulus_ids: list[
 def open_stimuli(dataset: Path) -> pd.DataFrame:
     """The stimuli, indexed by `stimulus_id`: stimuli.tsv of a dataset, or a folder of pictures named after them.
 
-    `path` is the place of the picture, `split` is "test" where the stimulus is tested (everything, in a mere folder).
+    `path` is the place of the picture, `split` is "test" where the stimulus is tested (everything, in a mere folder), `trained`
+    says whether any training trial shows it.
     """
     if dataset.is_dir() and not (dataset / "stimuli.tsv").is_file():
         return _plain_stimuli(dataset)
@@ -130,8 +131,9 @@ def open_stimuli(dataset: Path) -> pd.DataFrame:
     for column in ("stimulus_id", "file"):
         if column not in table:
             raise DataError(f"{dataset / 'stimuli.tsv'} lacks the column {column!r}.")
-    if "imagenet_index" not in table:
-        table["imagenet_index"] = np.nan
+    for column in ("imagenet_index", "label", "sha256"):
+        if column not in table:
+            table[column] = np.nan
     numbers = pd.Series(pd.to_numeric(table["imagenet_index"], errors="coerce"))
     table["imagenet_index"] = numbers.astype("Int64")
     table["path"] = [str(dataset / "stimuli" / str(file)) for file in table["file"]]
@@ -141,9 +143,9 @@ def open_stimuli(dataset: Path) -> pd.DataFrame:
             dataset / "trials.tsv", sep="\t", dtype={"stimulus_id": str}, keep_default_na=False
         )
         table["split"] = trials.drop_duplicates("stimulus_id").set_index("stimulus_id")["split"]
-    else:
-        table["split"] = "test"
-    return table
+        table["trained"] = table.index.isin(trials.loc[trials["split"] == "train", "stimulus_id"])
+        return table
+    return table.assign(split="test", trained=False)
 
 
 def _plain_stimuli(folder: Path) -> pd.DataFrame:
@@ -156,9 +158,10 @@ def _plain_stimuli(folder: Path) -> pd.DataFrame:
     names = [path.stem for path in files]
     if twice := [name for name in names if names.count(name) > 1]:
         raise DataError(f"{folder} holds two pictures called {twice[0]!r}: stimuli need distinct names.")
-    about = {"file": [p.name for p in files], "label": None, "path": [str(p) for p in files], "split": "test"}
+    about = {"file": [p.name for p in files], "path": [str(p) for p in files]}
     table = pd.DataFrame(about, index=pd.Index(names, name="stimulus_id"))
-    return table.assign(imagenet_index=pd.array([None] * len(files), dtype="Int64"))
+    unknown = pd.array([None] * len(files), dtype="Int64")
+    return table.assign(label=None, sha256=None, split="test", trained=False, imagenet_index=unknown)
 
 
 def stimulus_images(stimuli: pd.DataFrame, stimulus_ids: list[str], size: tuple[int, int]) -> np.ndarray:

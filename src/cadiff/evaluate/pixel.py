@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.ndimage import correlate1d
+from scipy.stats import rankdata
 
 from cadiff.errors import DataError
 
@@ -103,6 +104,14 @@ def two_way_identification(similarity: np.ndarray, own: np.ndarray) -> np.ndarra
     beaten = (similarity < mine).sum(axis=1)
     equal = (similarity == mine).sum(axis=1) - 1  # the own target equals itself
     return (beaten + 0.5 * equal) / (n - 1)
+
+
+def two_way_table(similarity: np.ndarray) -> np.ndarray:
+    """`two_way_identification` of every prediction for every target that it might belong to: `(m, n)`, arguments as there."""
+    n = similarity.shape[1]
+    if n < 2:
+        raise DataError("Two-way identification compares with other stimuli; there is only one.")
+    return (rankdata(similarity, axis=1) - 1.0) / (n - 1)
 
 
 def as_unit(pictures: np.ndarray) -> np.ndarray:

@@ -1,34 +1,22 @@
-"""Every metric of one reconstruction against one stimulus: the table of metrics, and the arrays of scores."""
+"""Scores of pictures as reconstructions of stimuli: for every pair, for the right pairs, and for the wrong ones."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
 from cadiff.evaluate import pixel, semantic
-from cadiff.evaluate.features import correlation_table, retrieval
+from cadiff.evaluate.categories import n_way_table
+from cadiff.evaluate.features import backward_retrieval_table, correlation_table, retrieval_table
+from cadiff.evaluate.metrics import BACKWARD, PSNR_CEILING, TWO_WAY
 
-PSNR_CEILING = 100.0
-"""Decibel; identical pictures have no finite PSNR, and means need one."""
-TWO_WAY = "two_way_"
-
-
-@dataclass(frozen=True)
-class Metric:
-    """What a number means."""
-
-    label: str
-    """For people, short."""
-    protocol: str
-    """Its part of the protocol string."""
-    higher_is_better: bool
-    chance: float | None
-    """Score of a guess that knows nothing, where theory gives it; None: measured by mispairing."""
-    percent: bool
-    """Shown in per cent."""
-    needs_judge: bool
+Distances = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Pictures uint8 (m, H, W, 3) and stimuli (n, H, W, 3) -> (m, n)."""
+SSIM_SHIFTS = 4
+"""SSIM is slow; for wrong pairs it is taken of so many other stimuli."""
 
 
 @dataclass(frozen=True)
@@ -44,46 +32,14 @@ class Seen:
     eyes: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Name of a metric of `eye_metrics` -> features (n, D) of its eye and layer."""
 
-
-def metric_table(
-    n_way: int,
-    top_k: Sequence[int],
-    judge: str | None,
-    *,
-    pools: Sequence[int] = (),
-    eyes: Mapping[str, Metric] | None = None,
-) -> dict[str, Metric]:
-    """The metrics by name, in the order of the report; those that need a judge only when there is one.
-
-    Args:
-        n_way, top_k: of n-way identification. judge: its short name, for protocols.
-        pools: sizes of the pools for retrieval by the judge's features.
-        eyes: metrics by further networks, of `cadiff.evaluate.judging.eye_metrics`.
-    """
-    table: dict[str, Metric] = {}
-    if judge is not None:
-        for k in top_k:
-            label, protocol = f"{n_way}-way top-{k}", f"{n_way}-way/top-{k}/exact/{judge}"
-            table[f"n_way_top{k}"] = Metric(label, protocol, True, k / n_way, True, True)
-        table["two_way_features"] = Metric(
-            "2-way, judge's features", f"2-way/{judge}-pooled/pcc", True, 0.5, True, True
+    def __getitem__(self, rows: np.ndarray) -> Seen:
+        """Some of the pictures, or one several times."""
+        return Seen(
+            self.images[rows],
+            None if self.logits is None else self.logits[rows],
+            None if self.features is None else self.features[rows],
+            {name: values[rows] for name, values in self.eyes.items()},
         )
-        for pool in pools:
-            table[f"retrieval_{pool}"] = Metric(
-                f"retrieval of {pool}",
-                f"retrieval-{pool}/exact/{judge}-pooled/pcc",
-                True,
-                1 / pool,
-                True,
-                True,
-            )
-    table.update(eyes or {})
-    table["two_way_pixels"] = Metric("2-way, pixels", "2-way/pixels/pcc", True, 0.5, True, False)
-    table["pcc"] = Metric("PCC", "pcc", True, None, False, False)
-    table["ssim"] = Metric("SSIM", "ssim/gauss11-1.5/cut5", True, None, False, False)
-    table["mse"] = Metric("MSE", "mse/range1", False, None, False, False)
-    table["psnr"] = Metric("PSNR, dB", f"psnr/at-most-{PSNR_CEILING:.0f}", True, None, False, False)
-    return table
 
 
 @dataclass(frozen=True)
@@ -96,81 +52,90 @@ class Protocol:
     """Only these classes take part; None: all that the judge knows."""
     pools: tuple[int, ...] = ()
     """Sizes of the pools that retrieval picks from."""
+    distances: Mapping[str, Distances] = field(default_factory=dict)
+    """Name of a metric -> function of two stacks of pictures that gives it for all pairs."""
 
 
 class PairScores:
-    """All metrics of m reconstructions against any of n stimuli; what is costly is computed once for all
-    pairs.
+    """All metrics of m pictures against n stimuli; what is costly is computed once for all pairs.
 
-    `against(own)` scores reconstruction i as a picture of stimulus `own[i]`. With the true pairing that is
-    the result; with a wrong one it is what the same pictures score when they have nothing to do with what was
-    seen.
+    Args:
+        num_samples: the pictures are so many reconstructions of each stimulus in turn, m = n * num_samples, which backward
+            retrieval needs to know. None: they belong to no stimulus.
     """
 
-    def __init__(self, seen: Seen, stimuli: Seen, protocol: Protocol) -> None:
-        self._seen, self._stimuli, self._protocol = seen, stimuli, protocol
-        self._truth: np.ndarray | None = None
-        self._alike_features: np.ndarray | None = None
-        if stimuli.logits is not None:
-            self._truth = semantic.truth_classes(stimuli.logits, protocol.classes)
-        if seen.features is not None and stimuli.features is not None:
-            self._alike_features = pixel.correlations(seen.features, stimuli.features)
-        self._eyes = {
-            name: correlation_table(features, stimuli.eyes[name]) for name, features in seen.eyes.items()
-        }
-        chunks = [_pixel_tables(seen.images[part], stimuli.images) for part in _parts(len(seen.images))]
-        self._alike_pixels = np.concatenate([alike for alike, _ in chunks])  # (m, n)
-        self._mse = np.concatenate([error for _, error in chunks])  # (m, n)
-
-    def against(self, own: np.ndarray, *, with_ssim: bool = True) -> dict[str, np.ndarray]:
-        """Scores `(m,)` by metric name, each reconstruction against stimulus `own (m,)`."""
-        scores: dict[str, np.ndarray] = {}
-        rows, protocol = np.arange(len(own)), self._protocol
-        if self._seen.logits is not None and self._truth is not None:
+    def __init__(
+        self, seen: Seen, stimuli: Seen, protocol: Protocol, *, num_samples: int | None = None
+    ) -> None:
+        self._seen, self._stimuli = seen, stimuli
+        tables: dict[str, Callable[[], np.ndarray]] = {}
+        if seen.logits is not None and stimuli.logits is not None:
+            truth = semantic.truth_classes(stimuli.logits, protocol.classes)
+            options = {"n": protocol.n_way, "classes": protocol.classes}
             for k in protocol.top_k:
-                scores[f"n_way_top{k}"] = semantic.n_way_top_k(
-                    self._seen.logits, self._truth[own], n=protocol.n_way, k=k, classes=protocol.classes
-                )
-        if self._alike_features is not None:
-            scores["two_way_features"] = pixel.two_way_identification(self._alike_features, own)
+                tables[f"n_way_top{k}"] = partial(n_way_table, seen.logits, truth, k=k, **options)
+        if seen.features is not None and stimuli.features is not None:
+            alike = pixel.correlations(seen.features, stimuli.features)
+            tables["two_way_features"] = partial(pixel.two_way_table, alike)
             for pool in protocol.pools:
-                scores[f"retrieval_{pool}"] = retrieval(self._alike_features, own, pool=pool)
-        for name, alike in self._eyes.items():
-            if name.startswith(TWO_WAY):
-                scores[name] = pixel.two_way_identification(alike, own)
-            else:
-                scores[name] = 1.0 - alike[rows, own]
-        scores["two_way_pixels"] = pixel.two_way_identification(self._alike_pixels, own)
-        scores["pcc"] = self._alike_pixels[rows, own]
-        if with_ssim:
-            scores["ssim"] = self._ssim(rows, own)
-        scores["mse"] = self._mse[rows, own]
-        scores["psnr"] = -10.0 * np.log10(np.maximum(scores["mse"], 10 ** (-PSNR_CEILING / 10)))
-        return scores
+                tables[f"retrieval_{pool}"] = partial(retrieval_table, alike, pool=pool)
+                if num_samples is not None:
+                    tables[f"{BACKWARD}{pool}"] = partial(
+                        backward_retrieval_table, alike, num_samples=num_samples, pool=pool
+                    )
+        for name, features in seen.eyes.items():
+            alike = correlation_table(features, stimuli.eyes[name])
+            is_two_way = name.startswith(TWO_WAY)
+            tables[name] = partial(pixel.two_way_table if is_two_way else _distance, alike)
+        for name, distances in protocol.distances.items():
+            tables[name] = partial(distances, seen.images, stimuli.images)
+        chunks = [_pixel_tables(seen.images[part], stimuli.images) for part in _parts(len(seen.images))]
+        pixels, error = (np.concatenate(parts) for parts in zip(*chunks, strict=True))  # both (m, n)
+        tables["two_way_pixels"] = partial(pixel.two_way_table, pixels)
+        tables |= {"pcc": lambda: pixels, "mse": lambda: error, "psnr": partial(_psnr, error)}
+        self._tables = tables
 
-    def _ssim(self, rows: np.ndarray, own: np.ndarray) -> np.ndarray:
-        """SSIM of the reconstructions `rows (r,)` with the stimuli `own (r,)`."""
+    def tables(self) -> dict[str, np.ndarray]:
+        """By metric the score `(m, n)` of every picture as a reconstruction of every stimulus, without SSIM, which is slow."""
+        return {name: make() for name, make in self._tables.items()}
+
+    def scored(self, own: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Scores by metric of the right pairs, and what wrong pairs are expected to score.
+
+        The first, `(m,)`, takes reconstruction i as a picture of stimulus `own[i]`. The second, `(n,)`, gives each stimulus a
+        reconstruction of another one, drawn at random: the chance level of these very pictures, an exact mean over all wrong
+        pairs. SSIM, which is slow, is averaged over `SSIM_SHIFTS` other stimuli and the first sample of each.
+        Every stimulus needs a reconstruction.
+        """
+        right: dict[str, np.ndarray] = {}
+        wrong: dict[str, np.ndarray] = {}
+        rows, n = np.arange(len(own)), len(self._stimuli.images)
+        num_wrong = len(own) - np.bincount(own, minlength=n)
+        for name, make in self._tables.items():  # one at a time: tables of thousands of pictures are large
+            table = make()
+            right[name] = table[rows, own]
+            wrong[name] = (table.sum(axis=0) - np.bincount(own, right[name], minlength=n)) / num_wrong
+        right["ssim"] = self.ssim(rows, own)
+        first = np.unique(own, return_index=True)[1]
+        shifts = np.unique(np.linspace(1, n - 1, SSIM_SHIFTS).round().astype(int))
+        wrong["ssim"] = np.mean(
+            [self.ssim(first[np.arange(n) - shift], np.arange(n)) for shift in shifts], axis=0
+        )
+        return right, wrong
+
+    def ssim(self, rows: np.ndarray, own: np.ndarray) -> np.ndarray:
+        """SSIM of the pictures `rows (r,)` with the stimuli `own (r,)`."""
         images, targets = self._seen.images, self._stimuli.images
         parts = [pixel.ssim(images[rows[part]], targets[own[part]]) for part in _parts(len(rows))]
         return np.concatenate(parts)
 
-    def mispaired(self, own: np.ndarray) -> dict[str, float]:
-        """Mean scores against wrong stimuli: the chance level that these very pictures have.
 
-        Averages over the cyclic shifts of the stimuli, all of them up to 24, else 24 evenly spaced; SSIM,
-        which is slow, over the first 4 of those and the first sample of every stimulus.
-        """
-        n = len(self._stimuli.images)
-        shifts = np.unique(np.linspace(1, n - 1, min(n - 1, 24)).round().astype(int))
-        total: dict[str, list[float]] = {}
-        first = np.unique(own, return_index=True)[1]
-        for i, shift in enumerate(shifts):
-            found = self.against((own + shift) % n, with_ssim=False)
-            if i < 4:
-                found["ssim"] = self._ssim(first, (own[first] + shift) % n)
-            for name, values in found.items():
-                total.setdefault(name, []).append(float(values.mean()))
-        return {name: float(np.mean(values)) for name, values in total.items()}
+def _distance(alike: np.ndarray) -> np.ndarray:
+    return 1.0 - alike
+
+
+def _psnr(error: np.ndarray) -> np.ndarray:
+    return -10.0 * np.log10(np.maximum(error, 10 ** (-PSNR_CEILING / 10)))
 
 
 def _parts(m: int) -> list[np.ndarray]:

@@ -18,6 +18,7 @@ published code lets c win every tie (`ties="truth"`), which scores a constant ou
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -78,11 +79,17 @@ def success_probability(
     Raises `ConfigError` where k and n do not fit the number of classes.
     """
     _check_counts(n, k, num_classes)
-    table = hypergeom.cdf(k - 1, num_classes - 1, np.arange(num_classes), n - 1)  # P for every r
-    total = np.concatenate([[0.0], np.cumsum(table)])
+    table, total = _probabilities(n, k, num_classes)
     averaged = (total[above + equal + 1] - total[above]) / (equal + 1)
     # The running sum costs digits; without ties the table itself is meant.
     return np.where(equal == 0, table[above], averaged)
+
+
+@lru_cache(maxsize=64)
+def _probabilities(n: int, k: int, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """P for every r, and its running sum from 0."""
+    table = hypergeom.cdf(k - 1, num_classes - 1, np.arange(num_classes), n - 1)
+    return table, np.concatenate([[0.0], np.cumsum(table)])
 
 
 def n_way_top_k_monte_carlo(

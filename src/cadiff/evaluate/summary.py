@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cadiff.evaluate.scores import Metric
+from cadiff.evaluate.metrics import Metric
 from cadiff.evaluate.statistics import bootstrap_interval, compare, holm
 
 BRAIN = "brain"
@@ -18,11 +18,15 @@ CONDITIONS = {
     "prior_only": ("Prior only", "control"),
     "shuffled": ("Shuffled brain", "control"),
     "label_oracle": ("True label (oracle)", "ceiling"),
+    "autoencoded": ("Auto-encoded stimulus", "ceiling"),
+    "noise_free": ("Noise-free responses (simulated)", "ceiling"),
+    "permutation": ("Random pairing", "control"),
     "mean_image": ("Mean training picture", "control"),
     "random_train": ("Random training picture", "control"),
     "constant_train": ("Best constant, chosen on training", "control"),
     "constant_test": ("Best constant, chosen on test (attack)", "attack"),
     "coarse_category": ("Knows one of nine categories (oracle)", "oracle"),
+    "class_mean": ("Mean training picture of its class (oracle)", "oracle"),
     "nearest_train": ("Training picture nearest to the reconstruction", "rival"),
 }
 """Known conditions: name for people, and role. Any other condition is a system of its own, role "other"."""
@@ -110,13 +114,15 @@ def comparisons(
     ceilings, which are told something about the stimulus, are a family of their own, and so are variants of the system
     itself (fewer repeats, some ROIs).
 
+    A condition that has no such score takes no part: one picture for every stimulus cannot be retrieved.
+
     `difference` is primary minus other in the metric's own units; `gain` is the same with the sign turned
     where lower is better, so a positive gain always favours the primary condition.
     """
     rows = []
     for name, metric in metrics.items():
         for control in per_image:
-            if control == primary:
+            if control == primary or name not in per_image[control]:
                 continue
             found = compare(
                 per_image[primary][name],
@@ -160,6 +166,7 @@ def describe(metric: Metric) -> dict[str, Any]:
         "percent": metric.percent,
         "protocol": metric.protocol,
         "needs_judge": metric.needs_judge,
+        "meaning": metric.meaning,
     }
 
 

@@ -6,7 +6,7 @@ Krizhevsky 2014 ("one weird trick", torchvision's AlexNet); Simonyan & Zisserman
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from cadiff.artifacts import sha256_file
 from cadiff.errors import ArtifactError, DataError
 from cadiff.eyes.eye import Eye
 from cadiff.eyes.pixels import Preprocessing, square
@@ -37,6 +38,10 @@ LPIPS_TAPS = {"alexnet": (1, 4, 7, 9, 11), "vgg16": (3, 8, 15, 22, 29)}
 
 SMALLEST = 32
 """Side in pixels below which AlexNet's second pooling has nothing left."""
+TABLE_BYTES = 1 << 30
+"""Memory for the maps of targets that a table of distances keeps; more targets take several passes over the pictures."""
+PIECE = 1 << 15
+"""Products of maps are summed in single precision over so many places only: millions of terms lose digits."""
 
 
 class Chain(nn.Module):
@@ -117,6 +122,7 @@ class Lpips:
                 )
             self._heads.append(head.to(self.device))
         self._prepare = Preprocessing(None)
+        self.preprocessing = f"the size they have; {self._prepare}"
 
     def distances(
         self, pictures: np.ndarray, targets: np.ndarray, *, batch_size: int = 16, progress: bool = False
@@ -126,10 +132,7 @@ class Lpips:
             raise DataError(
                 f"LPIPS compares pictures of one shape; got {pictures.shape} and {targets.shape}."
             )
-        if len(pictures) and min(pictures.shape[1:3]) < SMALLEST:
-            raise DataError(
-                f"LPIPS needs pictures of at least {SMALLEST} pixels a side; these are {pictures.shape[1:3]}."
-            )
+        _check_size(pictures)
         found = [np.zeros(0)]
         starts = range(0, len(pictures), batch_size)
         hidden = None if progress else True
@@ -139,14 +142,64 @@ class Lpips:
                 found.append(self._distances(pictures[part], targets[part]).double().cpu().numpy())
         return np.concatenate(found)
 
+    def table(self, pictures: np.ndarray, targets: np.ndarray, *, batch_size: int = 16) -> np.ndarray:
+        """Distance of every picture `(m, H, W, 3)` to every target `(n, H, W, 3)`: `(m, n)`; arguments as in `distances`.
+
+        LPIPS is a weighted squared distance of maps of unit length, |a|^2 + |b|^2 - 2 ab, so that a table takes one look at each
+        picture and a matrix product. Summed in single precision: equal to `distances` within a few 1e-6.
+        """
+        if pictures.shape[1:] != targets.shape[1:]:
+            raise DataError(
+                f"LPIPS compares pictures of one shape; got {pictures.shape[1:]} and {targets.shape[1:]}."
+            )
+        _check_size(targets)
+        columns = []
+        with torch.inference_mode():
+            for theirs, their_length in self._blocks(targets, batch_size):
+                rows = []
+                for start in range(0, len(pictures), batch_size):
+                    ours, _, length = self._weigh(pictures[start : start + batch_size])
+                    pieces = zip(ours.split(PIECE, dim=1), theirs.split(PIECE, dim=1), strict=True)
+                    product = torch.stack([a @ b.T for a, b in pieces]).double().sum(dim=0)
+                    rows.append(length[:, None] + their_length[None] - 2.0 * product)
+                columns.append(torch.cat(rows).clamp(min=0.0).cpu().numpy())  # rounding
+        return np.concatenate(columns, axis=1)
+
+    def digest(self) -> dict[str, str]:
+        """SHA-256 of the file of weights, by name."""
+        return {path.name: sha256_file(path) for path in self.weights}
+
     def _distances(self, pictures: np.ndarray, targets: np.ndarray) -> Tensor:
-        ours = self._network(self._prepare(pictures, self.device))
-        theirs = self._network(self._prepare(targets, self.device))
+        ours, theirs = self._maps(pictures), self._maps(targets)
         total = torch.zeros(len(pictures), device=self.device)
-        for i, head in enumerate(self._heads):
-            apart = (_unit(ours[str(i)]) - _unit(theirs[str(i)])).square()
-            total = total + F.conv2d(apart, head[None, :, None, None]).mean(dim=(1, 2, 3))
+        for head, a, b in zip(self._heads, ours, theirs, strict=True):
+            total = total + F.conv2d((a - b).square(), head[None, :, None, None]).mean(dim=(1, 2, 3))
         return total
+
+    def _blocks(self, targets: np.ndarray, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Weighted maps (B, D) and squared lengths (B,) of the targets, as many at a time as fit in `TABLE_BYTES`."""
+        held: list[tuple[Tensor, Tensor]] = []
+        for start in range(0, len(targets), batch_size):
+            held.append(self._weigh(targets[start : start + batch_size])[1:])
+            full = (len(held) + 1) * held[0][0].nbytes > TABLE_BYTES
+            if full or start + batch_size >= len(targets):
+                yield torch.cat([maps for maps, _ in held]), torch.cat([length for _, length in held])
+                held = []
+
+    def _weigh(self, images: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        """Maps (B, D) of unit length, the same times their heads' shares of the mean, and the squared lengths (B,)."""
+        maps = self._maps(images)
+        plain = torch.cat([x.flatten(1) for x in maps], dim=1)
+        shares = [
+            x * head[:, None, None] / x[0, 0].numel() for x, head in zip(maps, self._heads, strict=True)
+        ]
+        weighted = torch.cat([x.flatten(1) for x in shares], dim=1)
+        return plain, weighted, (plain * weighted).sum(dim=1)
+
+    def _maps(self, images: np.ndarray) -> list[Tensor]:
+        """The five maps (B, C, h, w), of unit length over channels."""
+        found = self._network(self._prepare(images, self.device))
+        return [_unit(found[str(i)]) for i in range(len(self._heads))]
 
 
 def load_lpips(path: Path, device: str | torch.device | None = None) -> Lpips:
@@ -163,6 +216,13 @@ def load_lpips(path: Path, device: str | torch.device | None = None) -> Lpips:
             f"{path} holds neither AlexNet nor VGG16 in torchvision's names: make it with recipes/alexnet_weights.py."
         )
     return Lpips(path, backbone, weights, device)
+
+
+def _check_size(pictures: np.ndarray) -> None:
+    if len(pictures) and min(pictures.shape[1:3]) < SMALLEST:
+        raise DataError(
+            f"LPIPS needs pictures of at least {SMALLEST} pixels a side; these are {pictures.shape[1:3]}."
+        )
 
 
 def _unit(maps: Tensor) -> Tensor:

@@ -61,7 +61,9 @@ EYES: dict[str, EyeEntry] = {
         "cadiff.eyes.resnet:load_swav", ("avgpool",), "SwAV's ResNet-50, swav_800ep_pretrain.pth.tar"
     ),
 }
-"""Eyes of the MindEye set. Any other name is a local classifier, read at the layer `pooled`."""
+"""Eyes of the MindEye set. Any other name but `LPIPS` is a local classifier, read at the layer `pooled`."""
+LPIPS = "lpips"
+"""Among the eyes of an evaluation: the perceptual distance, a file for `cadiff.eyes.load_lpips`."""
 
 
 @dataclass(frozen=True)

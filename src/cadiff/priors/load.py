@@ -191,6 +191,24 @@ def load_prior(source: str | Path = "shipped") -> ImagePrior:
     return prior
 
 
+def prior_without_weights(source: str | Path = "shipped") -> ImagePrior:
+    """The networks of a prior in their sizes, weights as they begin: for counting parameters and memory.
+
+    Under `torch.device("meta")` or fake tensors it costs nothing. Raises ArtifactError without the parts' config.json.
+    """
+    folder = shipped_prior() if str(source) == "shipped" else Path(source)
+    part = _autoencoder_folder(folder)
+    kind: Any = AUTOENCODERS[read_json(part / "config.json")["_class_name"]]
+    unet: Any = UNet2DConditionModel
+    scheduler: Any = DDIMScheduler.from_config(read_json(folder / "scheduler" / "scheduler_config.json"))
+    return ImagePrior(
+        vqvae=kind.from_config(read_json(part / "config.json")),
+        unet=unet.from_config({**read_json(folder / "unet" / "config.json"), "class_embed_type": "identity"}),
+        scheduler=scheduler,
+        scaling_factor=1.0,
+    )
+
+
 def shipped_prior() -> Path:
     """Folder of the prior that comes with the package."""
     return Path(str(resources.files("cadiff"))) / "assets" / "prior"
@@ -238,6 +256,12 @@ def _stored(value: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _load_autoencoder(folder: Path) -> Autoencoder:
+    part = _autoencoder_folder(folder)
+    return _load_part(AUTOENCODERS[read_json(part / "config.json")["_class_name"]], part)
+
+
+def _autoencoder_folder(folder: Path) -> Path:
+    """The auto-encoder's folder within a prior's, of a class that is known."""
     part = next((folder / name for name in ("vqvae", "vae") if (folder / name).is_dir()), None)
     if part is None:
         there = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
@@ -247,7 +271,7 @@ def _load_autoencoder(folder: Path) -> Autoencoder:
     name = read_json(part / "config.json").get("_class_name")
     if name not in AUTOENCODERS:
         raise ConfigError(f"{part} holds a {name}; a prior's auto-encoder is {' or '.join(AUTOENCODERS)}.")
-    return _load_part(AUTOENCODERS[name], part)
+    return part
 
 
 def _load_part(cls: Any, folder: Path, **changes: Any) -> Any:

@@ -9,13 +9,18 @@ from typing import Any
 
 import numpy as np
 
+from cadiff.errors import ConfigError
+from cadiff.evaluate.several import are_subjects
 from cadiff.evaluate.statistics import Comparison, holm
 from cadiff.evaluate.statistics import compare as compare_scores
 from cadiff.report import facts
-from cadiff.report.charts import Points, interval_row, line_chart
+from cadiff.report.charts import interval_row
 from cadiff.report.figures import Scale, axis, picture_uri, score_ticks, tick_texts
+from cadiff.report.inputs import open_evaluated
+from cadiff.report.pooled import write_pooled
 from cadiff.report.render import page_path, write_page
-from cadiff.report.systems import System, differences_to_mind, open_all, shared_metrics
+from cadiff.report.systems import System, differences_to_mind, shared_metrics, systems_of
+from cadiff.report.training_size import training_curve
 
 NUM_APART, NUM_RANDOM = 4, 12
 """Stimuli of the gallery: those on which the systems differ most, and those drawn by seed."""
@@ -24,24 +29,41 @@ KINDS = 6
 
 
 def compare(
-    evaluations: Sequence[Path], out: Path, *, names: Sequence[str] | None = None, seed: int = 0
+    evaluations: Sequence[Path],
+    out: Path,
+    *,
+    names: Sequence[str] | None = None,
+    json: Path | None = None,
+    seed: int = 0,
 ) -> Path:
     """Writes one page about several evaluations and returns its path.
 
-    It shows all systems in one table and one strip, every pair's paired difference with interval and Holm-corrected p, the
-    score against training size where that differs, and a gallery with all systems in one row a stimulus. Folders that an
-    evaluation was made `against` are systems too.
+    Evaluations of several subjects, or of stimuli that no two share, are pooled (`cadiff.report.pooled`). Of systems on
+    the same stimuli the page shows all in one table and one strip, every pair's paired difference with interval and
+    Holm-corrected p, the score against training size where that differs, and a gallery with all systems in one row a
+    stimulus. Folders that an evaluation was made `against` are systems too.
 
     Args:
         evaluations: folders of `evaluate`. out: a path that ends in .html, or a folder in which report.html is made.
-        names: of the systems, one an evaluation; by default those of the folders. seed: of the stimuli in the gallery.
+        names: of the systems or subjects, one an evaluation; by default those of the folders or datasets.
+        json: where to write the pooled numbers too; only where subjects are pooled.
+        seed: of the stimuli in the gallery.
 
     Raises:
         ArtifactError: not evaluations, the page exists, or pictures are gone or changed since they were scored.
-        DataError: stimuli differ. ConfigError: protocols differ, fewer than two systems, or names that do not fit.
+        DataError: stimuli differ, or a subject and its stimuli come twice. ConfigError: protocols differ, fewer than two
+            systems, or names that do not fit.
     """
     page = page_path(Path(out))
-    systems = open_all(evaluations, names)
+    opened = [open_evaluated(Path(folder)) for folder in evaluations]
+    if are_subjects(opened):
+        return write_pooled(opened, page, names=names, json=json, seed=seed)
+    if json is not None:
+        raise ConfigError(
+            "--json is for several subjects pooled; these evaluations are of one and the same stimuli, and their numbers are "
+            "in the evaluation.json of each."
+        )
+    systems = systems_of(opened, names)
     first = systems[0].evaluated
     metrics, pairs = shared_metrics(systems), _pairs(systems)
     percent = first.scores["metrics"][first.metric]["percent"]
@@ -59,7 +81,7 @@ def compare(
         "table": _table(systems, metrics),
         "pairs": [_pair_chart(first.scores["metrics"][metric], rows) for metric, rows in pairs.items()],
         "num_pairs": len(pairs[first.metric]),
-        "curve": _training_curve(systems),
+        "curve": training_curve(systems, KINDS),
         "gallery": _gallery(systems, seed),
         "looks": list(looks.values()),
         "protocols": [first.scores["metrics"][metric]["protocol"] for metric in metrics],
@@ -217,40 +239,6 @@ def _pair_chart(about: dict[str, Any], rows: Sequence[dict[str, Any]]) -> dict[s
     if about["percent"]:
         labels[-1] = labels[-1].removesuffix(" %") + " points"
     return {"about": about, "rows": shown, "axis": axis(scale, labels, "Difference")}
-
-
-def _training_curve(systems: Sequence[System]) -> dict[str, Any] | None:
-    """The headline against trials in training, a line a method; None unless some method was trained on several sizes."""
-    first = systems[0].evaluated
-    about = first.scores["metrics"][first.metric]
-    methods: dict[str, list[System]] = {}
-    for system in systems:
-        if system.training_trials:
-            methods.setdefault(system.method, []).append(system)
-    if not any(len({s.training_trials for s in members}) > 1 for members in methods.values()):
-        return None
-    lines, ends = [], []
-    for i, (method, members) in enumerate(methods.items()):
-        members.sort(key=lambda s: s.training_trials or 0)
-        found = [s.scores["metrics"][first.metric] for s in members]
-        titles = [
-            f"{s.name}: {facts.number(score['mean'], about['percent'])}, {s.training_trials:,} trials. {score['protocol']}"
-            for s, score in zip(members, found, strict=True)
-        ]
-        lows, highs = ([score["ci95"][end] for score in found] for end in (0, 1))
-        sizes = [float(s.training_trials or 0) for s in members]
-        means = [score["mean"] for score in found]
-        lines.append(Points(f"s{i % KINDS}", method, sizes, means, lows, highs, titles))
-        ends += [*lows, *highs]
-    ticks = score_ticks(ends, about["percent"], 5)
-    drawn = line_chart(
-        lines,
-        ticks,
-        tick_texts(ticks, about["percent"]),
-        title=f"{about['label']} against trials in training",
-        x_name="trials in training (logarithmic)",
-    )
-    return {"svg": drawn, "methods": [(line.kind, line.name) for line in lines]}
 
 
 def _gallery(systems: Sequence[System], seed: int) -> list[dict[str, Any]]:

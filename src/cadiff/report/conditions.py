@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from cadiff.evaluate import summary
 from cadiff.report import facts
 from cadiff.report.charts import interval_row, shares
 from cadiff.report.figures import Scale, axis, score_ticks, tick_texts
@@ -23,23 +24,27 @@ class Group(NamedTuple):
 GROUPS = (
     Group("brain", "Brain", "the system that this page is about"),
     Group("rival", "Rivals", "other decoders of the same responses"),
-    Group("control", "Controls", "need no brain"),
+    Group("control", "Controls", "need no brain that saw the stimulus"),
     Group("attack", "Attack", "a control that looked at the test set"),
     Group("oracle", "Oracles", "are told something about the stimulus"),
-    Group("ceiling", "Ceiling", "all that the generator could do"),
+    Group("ceiling", "Ceilings", "all that the generator could do, or this system without noise"),
 )
 VARIANTS = Group("variant", "Parts of the brain", "the same system, told less")
 MEANINGS = {
     "prior_only": "the same generator and noise without a brain: what it draws unasked",
     "shuffled": "the same system, shown the responses to another image",
+    "permutation": "the brain's own pictures, each given to another stimulus: exact mean over all wrong pairs",
     "mean_image": "the mean of {count} training pictures for every stimulus",
     "random_train": "a training picture drawn at random; exact mean over {count}",
     "constant_train": "one training picture for every stimulus, the best one on other training pictures",
     "constant_test": "one training picture for every stimulus, the best one on the test set: how far the metric can be gamed",
     "coarse_category": "any training picture of the right one among nine coarse categories: how far a rough idea gets",
+    "class_mean": "the mean of all training pictures of the true class: how far the class name gets without any detail",
     "nearest_train": "the training picture most like each reconstruction, instead of it: a drawing that adds nothing "
     "scores no more",
     "label_oracle": "the generator is told the true category: what it draws from a perfect label",
+    "autoencoded": "what the generator's auto-encoder leaves of the picture that was seen, nothing drawn at all",
+    "noise_free": "the same system, shown the simulated responses without their noise",
 }
 
 
@@ -151,6 +156,13 @@ def strip(evaluated: Evaluated) -> dict[str, Any]:
         "axis": axis(scale, tick_texts(ticks, percent), about["label"]),
         "nominal": nominal,
     }
+
+
+def absent(evaluated: Evaluated) -> list[tuple[str, str]]:
+    """(name for people, why) of controls that this evaluation could not make."""
+    names = {"training_pictures": "Controls made of training pictures"}
+    found = evaluated.scores.get("absent") or {}
+    return [(names.get(name) or summary.label(name), why) for name, why in found.items()]
 
 
 def brain_share(evaluated: Evaluated) -> dict[str, Any] | None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from typing import Any
+
+from cadiff.evaluate.names import shipped_names as shipped_names
 
 ALPHA = 0.05
 
@@ -111,12 +111,3 @@ def other_metrics(evaluation: Mapping[str, Any]) -> str:
     told = (("above it", above), ("below it", below), ("no difference shown", open_ones))
     parts = [f"{what}: {', '.join(labels)}" for what, labels in told if labels]
     return f"By other metrics, each against its strongest control: {'; '.join(parts)}." if parts else ""
-
-
-def shipped_names() -> dict[str, str]:
-    """WordNet id -> name of the classes that the shipped prior was trained on."""
-    asset = resources.files("cadiff") / "assets" / "prior" / "prior.json"
-    if not asset.is_file():
-        return {}
-    prior = json.loads(asset.read_text())
-    return dict(zip(prior["classes"], prior.get("names", prior["classes"]), strict=False))

@@ -8,7 +8,7 @@ from typing import Any
 
 from cadiff.data.dataset import BrainDataset
 from cadiff.data.stimulus_sets import SHIPPED_SOURCE
-from cadiff.report.facts import gain_interval, interval, number, points, shipped_names
+from cadiff.report.facts import gain_interval, interval, number, plural, points, shipped_names
 
 REAL_SNR = 0.35
 """Single-trial SNR above this is better than usual 3 T and 7 T data (.17 to .32)."""
@@ -48,6 +48,15 @@ def _about_selection(evaluation: Mapping[str, Any]) -> Iterator[Note]:
             "flatters it. Compare only with systems chosen in the same way.",
             serious=True,
         )
+    overlap = integrity.get("overlap")
+    if overlap and overlap["affected"]:
+        yield Note(
+            "Test pictures look like training pictures"
+            if overlap["may_be_chance"]
+            else "Test pictures were met in training",
+            f"{overlap['sentence']} What was met in training can be remembered instead of decoded.",
+            serious=not overlap["may_be_chance"],
+        )
     if not integrity["intact"]:
         yield Note(
             "The ledger was changed",
@@ -57,8 +66,8 @@ def _about_selection(evaluation: Mapping[str, Any]) -> Iterator[Note]:
     if integrity["systems_before"] and integrity["selected_on"] in (None, "nothing"):
         yield Note(
             "Not the first system on this test split",
-            f"{integrity['systems_before']} others were scored on it before. If the best of them is reported, the score is a "
-            "maximum and its p value too small.",
+            f"{plural(integrity['systems_before'], 'other')} had been scored on it before. If the best of them is reported, the "
+            "score is a maximum and its p value too small.",
         )
 
 

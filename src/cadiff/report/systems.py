@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from cadiff.artifacts import sha256_file
+from cadiff.artifacts import read_json, sha256_file
 from cadiff.errors import ConfigError, DataError
+from cadiff.evaluate.several import refuse_other_protocol
 from cadiff.report.inputs import Evaluated, open_evaluated
 
 
@@ -42,10 +43,17 @@ class System:
         return found.loc[list(stimulus_ids)].to_numpy()
 
     @property
+    def about(self) -> dict[str, Any]:
+        """config.json of its folder of pictures; empty for a folder of somebody else's."""
+        if self.is_primary:
+            return self.evaluated.about
+        config = self.evaluated.pictures.get(self.condition, Path()) / "config.json"
+        return read_json(config) if config.is_file() else {}
+
+    @property
     def training_trials(self) -> int | None:
         """Trials that it learnt from: as its folder records them, else those of the dataset; None where nobody knows."""
-        about = self.evaluated.about if self.is_primary else {}
-        recorded = (about.get("provenance") or {}).get("trials")
+        recorded = (self.about.get("provenance") or {}).get("trials")
         if recorded is not None:
             return int(recorded)
         subject = self.evaluated.subject
@@ -54,7 +62,7 @@ class System:
     @property
     def method(self) -> str:
         """What draws its pictures, as far as its folder says: systems of one method make one curve."""
-        settings = (self.evaluated.about.get("config") or {}) if self.is_primary else {}
+        settings = self.about.get("config") or {}
         if "baseline" in settings:
             return str(settings["baseline"])
         return "diffusion" if "num_inference_steps" in settings else self.name
@@ -69,7 +77,11 @@ def open_all(evaluations: Sequence[Path], names: Sequence[str] | None) -> list[S
         ConfigError: fewer than two systems, as many names as evaluations are wanted, a name given twice, or protocols that
             differ. DataError: stimuli that differ.
     """
-    opened = [open_evaluated(Path(folder)) for folder in evaluations]
+    return systems_of([open_evaluated(Path(folder)) for folder in evaluations], names)
+
+
+def systems_of(opened: Sequence[Evaluated], names: Sequence[str] | None = None) -> list[System]:
+    """As `open_all`, of evaluations that are open already."""
     if names is not None and len(names) != len(opened):
         raise ConfigError(f"{len(opened)} evaluations take as many names; {len(names)} were given.")
     if names is not None and len(set(names)) < len(names):
@@ -77,7 +89,7 @@ def open_all(evaluations: Sequence[Path], names: Sequence[str] | None) -> list[S
     titles = list(names) if names is not None else default_names([e.folder for e in opened])
     for other in opened[1:]:
         _same_stimuli(opened[0], other)
-        _same_protocol(opened[0], other)
+        refuse_other_protocol(opened[0], other)
     systems: dict[tuple[str, str], System] = {}
     for title, evaluated in zip(titles, opened, strict=True):
         digest = evaluated.scores["inputs"]["reconstructions_sha256"]
@@ -98,7 +110,7 @@ def open_all(evaluations: Sequence[Path], names: Sequence[str] | None) -> list[S
     found = list(systems.values())
     if len(found) < 2:
         raise ConfigError(
-            f"A comparison needs two systems or more; {evaluations[0]} holds one: name several evaluations."
+            f"A comparison needs two systems or more; {opened[0].folder} holds one: name several evaluations."
         )
     return found
 
@@ -178,39 +190,6 @@ def _same_stimuli(first: Evaluated, other: Evaluated) -> None:
                 f"{first.folder} and {other.folder} call different pictures {stimulus_id!r} ({files[0]} and {files[1]}): "
                 "systems are compared on the same stimuli."
             )
-
-
-def _same_protocol(first: Evaluated, other: Evaluated) -> None:
-    """Refused: scores that mean different things."""
-    wanted, found = first.scores["metrics"], other.scores["metrics"]
-    if first.metric not in found:
-        raise ConfigError(
-            f"{first.folder} leads with {first.metric}, which {other.folder} does not have (it has: {', '.join(found)}): "
-            "evaluate both with the same settings."
-        )
-    pairs: list[tuple[str, Any, Any]] = [
-        (f"{name} is", wanted[name]["protocol"], found[name]["protocol"]) for name in wanted if name in found
-    ]
-    size = ("height", "width")
-    pairs += [
-        ("pictures are compared at", *([e.scores["pictures"][key] for key in size] for e in (first, other))),
-        ("the split is", *(e.scores["stimuli"].get("split", "test") for e in (first, other))),
-        ("the classes that take part are", *(e.scores["config"].get("classes") for e in (first, other))),
-    ]
-    averages = [_averages(evaluated) for evaluated in (first, other)]
-    if None not in averages:
-        pairs.append(("presentations averaged before decoding:", averages[0], averages[1]))
-    for what, here, there in pairs:
-        if here != there:
-            raise ConfigError(
-                f"{first.folder} and {other.folder} follow different protocols: {what} {_short(here)} in one and "
-                f"{_short(there)} in the other; evaluate both with the same settings."
-            )
-
-
-def _short(value: Any) -> str:
-    text = " x ".join(map(str, value)) if isinstance(value, list) and len(value) == 2 else str(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _numbered(name: str) -> Iterator[str]:

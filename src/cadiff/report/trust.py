@@ -6,18 +6,29 @@ Every part is there only when the evaluation holds its key:
     conditions[name]["diversity"]    {"pixels": 1 - correlation between samples of a stimulus, "features": ...}, or None
     variance                         {metric: VarianceComponents as a dict}
     required_images                  {control: {"for_this_difference", "detectable_with_these", "power", "alpha"}}
+    integrity["overlap"]             test pictures met in training, of `cadiff.evaluate.overlap`; None where training is unknown
+    sets                             distances between sets of pictures, of `cadiff.evaluate.sets`, or None
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from cadiff.evaluate.categories import COARSE_CATEGORIES, coarse_category
+from cadiff.evaluate.names import class_names
 from cadiff.report import facts
 from cadiff.report.charts import bar_row, interval_row
 from cadiff.report.conditions import grouped, label
-from cadiff.report.figures import Scale, axis, score_ticks, tick_texts
+from cadiff.report.figures import Scale, axis, picture_uri, score_ticks, tick_texts
 from cadiff.report.inputs import Evaluated
 
+MOST_PAIRS = 6
+"""Pairs of a test and a training picture that are shown."""
+FEWEST_STIMULI = 10
+"""Distances between sets of fewer stimuli say next to nothing and are left to evaluation.json."""
 MOST_SEEDS = 30
 """Dots of single samples that are told apart."""
 EFFECTS = {
@@ -28,6 +39,65 @@ EFFECTS = {
     "subject x image": "pictures that are easy for one person only",
     "subject x seed": "seeds that suit one person only",
 }
+
+
+def overlap(evaluated: Evaluated) -> dict[str, Any] | None:
+    """Were test pictures met in training: one sentence, the headline without them, and some of the pairs; None where nobody
+    asked."""
+    integrity = evaluated.scores.get("integrity") or {}
+    if "overlap" not in integrity or evaluated.scores["stimuli"].get("split", "test") != "test":
+        return None
+    found = integrity["overlap"]
+    if found is None:
+        told = "No training stimuli are known here, so nothing could be compared with the test pictures."
+        return {"sentence": told, "met": False, "left": None, "pairs": [], "hidden": 0}
+    there = [
+        pair
+        for pair in found["pairs"]
+        if all(Path(str(evaluated.stimuli.at[pair[side], "path"])).is_file() for side in ("test", "train"))
+    ]
+    shown = [
+        {**pair, "pictures": [picture_uri(evaluated.stimulus(pair[side])) for side in ("test", "train")]}
+        for pair in there[:MOST_PAIRS]
+    ]
+    return {
+        "sentence": found["sentence"],
+        "met": bool(found["affected"]),
+        "left": found["headline_without"],
+        "control": label(evaluated, found["headline_without"]["control"])
+        if (found["headline_without"] or {}).get("control")
+        else None,
+        "pairs": shown,
+        "hidden": len(found["pairs"]) - len(shown),
+    }
+
+
+def sets(evaluated: Evaluated) -> dict[str, Any] | None:
+    """The kernel distance of every condition's pictures to the stimuli, and the spread of samples; the Fréchet distance only
+    where there are more pictures than features."""
+    found = evaluated.scores.get("sets")
+    if not found or evaluated.scores["stimuli"]["evaluated"] < FEWEST_STIMULI:
+        return None
+    rows = []
+    for group, names in grouped(evaluated):
+        for name in names:
+            if name in found["conditions"]:
+                about = {"label": label(evaluated, name), "group": group}
+                rows.append({**about, "of": found["conditions"][name]})
+    some = next(iter(rows[0]["of"][space]["frechet"] for space in found["spaces"]))
+    deficient = any(
+        row["of"][space]["frechet"]["rank_deficient"] for row in rows for space in found["spaces"]
+    )
+    counts = {row["of"][space]["frechet"]["num_pictures"] for row in rows for space in found["spaces"]}
+    return {
+        "rows": rows,
+        "spaces": found["spaces"],
+        "frechet": not deficient and len(counts) == 1,
+        "deficient": deficient,
+        "dimension": some["dimension"],
+        "stimuli": some["num_targets"],
+        "diversity": any(row["of"]["relative_diversity"] for row in rows),
+    }
 
 
 def category_bias(evaluated: Evaluated) -> dict[str, Any] | None:
@@ -50,13 +120,14 @@ def category_bias(evaluated: Evaluated) -> dict[str, Any] | None:
 
 
 def class_name(evaluated: Evaluated, index: int) -> str:
-    """A judge's class for people, as far as the dataset's own labels name it."""
-    stimuli = evaluated.stimuli
-    known = stimuli[stimuli["imagenet_index"] == index]["label"].dropna()
-    if known.empty:
-        return f"class {index}"
-    name = str(known.iloc[0])
-    return facts.shipped_names().get(name, name).split(",")[0]
+    """A judge's class for people: its name as the evaluation has it, else its number and coarse category."""
+    known = (evaluated.scores.get("judge") or {}).get("class_names")
+    if known is None:  # older evaluations
+        known = class_names([index], None, True, evaluated.stimuli)
+        known = {str(number): name for number, name in known.items()}
+    if str(index) in known:
+        return known[str(index)]
+    return f"class {index} ({list(COARSE_CATEGORIES)[int(coarse_category(np.array(index)))]})"
 
 
 def category_scores(evaluated: Evaluated) -> dict[str, Any] | None:

@@ -60,7 +60,7 @@ def test_near_duplicate_is_named(ward):
 
 
 def test_near_duplicates_among_look_alikes_are_to_be_looked_at(ward, monkeypatch):
-    monkeypatch.setattr(stimuli, "LOOK_ALIKE", -1.0)
+    monkeypatch.setattr(stimuli.fp, "LOOK_ALIKE", -1.0)
     test, train = first_of(ward, "test"), first_of(ward, "train")
     Image.open(file_of(ward, test)).resize((80, 80)).save(file_of(ward, train))
     finding, pairs = leaks(ward)

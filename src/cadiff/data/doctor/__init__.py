@@ -7,7 +7,7 @@ folder.py        opens a dataset whatever its state          scan.py          on
 integrity.py     files, checksums, published counts          designs.py       what was published, and where to ask for it
 voxels.py        NaN, constant, copied voxels, masks, units   normalisation.py z-scored with test trials
 trials.py        copied trials, runs, sessions; splits        subjects.py      copied subjects
-stimuli.py       pictures, labels, leaks                      fingerprints.py  which pictures show the same
+stimuli.py       pictures, labels, leaks (by cadiff.fingerprints: which pictures show the same)
 repeats.py       reliability                                  drift.py         levels and trends
 order.py         do betas follow the stimuli (transfer.py: each run, test trials; classes.py: without pictures)
 encoding.py      its mathematics; features.py, material.py: what it works on

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from tqdm import tqdm
 
-from cadiff.data.doctor import fingerprints as fp
+from cadiff import fingerprints as fp
 from cadiff.data.doctor.findings import Check, Finding, Pair, count, some
 from cadiff.data.doctor.folder import Folder
 from cadiff.data.files import inside, load_picture
@@ -18,7 +18,6 @@ from cadiff.errors import DataError
 MAX_PICTURES = 12_000  # more are sampled; test pictures come first
 SMALL = 32  # pixels: a smaller side is worth a remark
 MAX_PAIRS = 200
-LOOK_ALIKE = 0.7  # usual similarity of neighbours (photos have .35, digits .85) from which on a near duplicate may be chance
 
 
 @dataclass
@@ -171,14 +170,14 @@ def check_leaks(folder: Folder, pictures: Pictures, *, seed: int = 0) -> tuple[F
     rows = {
         split: [known[n] for n in names if n in known] for split, names in (("train", train), ("test", test))
     }
-    alike, usual, within = _alike(pictures, rows, skip={*shared, *(pair.test for pair in copies)}, seed=seed)
+    same, alike, within = _alike(pictures, rows, skip={*shared, *(pair.test for pair in copies)}, seed=seed)
     check.details |= {
         "same_id": shared[:100],
         "num_same_id": len(shared),
         "same_file": len(copies),
         "near_duplicates": len(alike),
-        "usual_similarity": usual,
-        "least_similarity": fp.least_similarity(usual),
+        "usual_similarity": same.usual,
+        "least_similarity": same.least,
         "alike_within_training": within,
     }
     pairs = copies + sorted(alike, key=lambda pair: -pair.similarity)
@@ -193,7 +192,7 @@ def check_leaks(folder: Folder, pictures: Pictures, *, seed: int = 0) -> tuple[F
     if told:
         example = f" (first: {pairs[0].test!r} and {pairs[0].train!r})" if pairs else ""
         do = "Move all trials of a picture, under all of its names, to one split, and import again."
-        if not shared and not copies and usual is not None and usual > LOOK_ALIKE:
+        if not shared and not copies and same.may_be_chance:
             do = (
                 "Look at the pairs on the page (`--html`): these pictures are all alike, and chance gives some pairs. "
                 + do
@@ -210,19 +209,17 @@ def check_leaks(folder: Folder, pictures: Pictures, *, seed: int = 0) -> tuple[F
 
 def _alike(
     pictures: Pictures, rows: dict[str, list[int]], *, skip: set[str], seed: int
-) -> tuple[list[Pair], float | None, int]:
-    """Near duplicates between test and training, how alike pictures usually are, and near duplicates within training."""
+) -> tuple[fp.LookAlikes, list[Pair], int]:
+    """Near duplicates between test and training, the same by name, and the number of them within training."""
     prints = fp.fingerprints(pictures.thumbnails)
     train = prints[np.array(rows["train"], int)]
-    usual = fp.usual_similarity(train, np.random.default_rng([seed, 3]))
-    least = fp.least_similarity(usual)
     test_rows = [row for row in rows["test"] if pictures.names[row] not in skip]
-    found = fp.same_pictures(prints[np.array(test_rows, int)], train, least)
+    found = fp.look_alikes(prints[np.array(test_rows, int)], train, np.random.default_rng([seed, 3]))
     pairs = [
         Pair(pictures.names[test_rows[a]], pictures.names[rows["train"][b]], similarity)
-        for a, b, similarity in found
+        for a, b, similarity in found.pairs
     ]
-    return pairs, usual, _repeats(train, least)
+    return found, pairs, _repeats(train, found.least)
 
 
 def _repeats(train: fp.Fingerprints, least: float) -> int:

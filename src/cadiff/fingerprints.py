@@ -22,6 +22,7 @@ LEAST = 0.75  # similarity below which two pictures are never called the same
 STAND_OUT = 0.25  # of the distance between usual nearest neighbours: what a copy must come closer than
 FEW, FEW_LEAST = 20, 0.97  # with fewer pictures what is usual cannot be told, and this is asked instead
 FAR = 13.0  # mean absolute difference, grey levels of 255: copies are as bright as their originals
+LOOK_ALIKE = 0.7  # usual similarity of neighbours (photos have .35, digits .85) from which on a look-alike may be chance
 ROWS = 512  # pictures compared at a time
 
 
@@ -96,6 +97,30 @@ def same_pictures(a: Fingerprints, b: Fingerprints, least: float) -> list[tuple[
         for row in np.flatnonzero((value >= least) & near):
             found.append((start + int(row), int(best[row]), float(value[row])))
     return found
+
+
+@dataclass(frozen=True)
+class LookAlikes:
+    """Pictures of one set that show what a picture of another set shows."""
+
+    pairs: list[tuple[int, int, float]]
+    """As `same_pictures` gives them."""
+    usual: float | None
+    """How similar nearest neighbours in the other set are."""
+    least: float
+    """The similarity that was asked for."""
+
+    @property
+    def may_be_chance(self) -> bool:
+        """Whether the pictures are all so alike (digits, faces of one camera) that some pairs come by chance."""
+        return self.usual is not None and self.usual > LOOK_ALIKE
+
+
+def look_alikes(pictures: Fingerprints, among: Fingerprints, rng: np.random.Generator) -> LookAlikes:
+    """Which of `pictures` show what one of `among` shows, by the bar that `among` itself sets."""
+    usual = usual_similarity(among, rng)
+    least = least_similarity(usual)
+    return LookAlikes(same_pictures(pictures, among, least), usual, least)
 
 
 def _unit(values: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cadiff.data.doctor import fingerprints as fp
+from cadiff import fingerprints as fp
 from cadiff.data.stimulus_sets import load_stimuli
 
 

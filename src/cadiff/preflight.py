@@ -1,0 +1,140 @@
+"""What an experiment starts from, found and looked at before a folder is made: a mistake costs seconds, not a phase 1."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cadiff.artifacts import what_is_at
+from cadiff.attend.image_mae import load_image_mae
+from cadiff.attend.stage import refuse_without_decoder
+from cadiff.contrast import load_encoder
+from cadiff.contrast.masking import num_visible
+from cadiff.contrast.stage import ContrastConfig
+from cadiff.contrast.stage import refuse_unfit as refuse_unfit_phase_1
+from cadiff.contrast.trials import dataset_digest
+from cadiff.data.dataset import BrainDataset
+from cadiff.data.merge import dataset_folders
+from cadiff.data.splits import check_disjoint
+from cadiff.diffuse.trials import refuse_unfit as refuse_unfit_prior
+from cadiff.diffuse.trials import start_labels
+from cadiff.errors import ArtifactError, ConfigError, DataError
+from cadiff.priors.load import load_prior
+
+PARTS = ("prior", "image_mae", "phase1")
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What an experiment starts from."""
+
+    dataset: Path | None
+    """Of the subject under study; None where it is simulated."""
+    phase_1: list[Path]
+    """Datasets that phase 1 learns from, without simulated ones."""
+    prior: str | Path
+    image_mae: str | Path
+    """"shipped", a ViT-MAE folder, or a prior folder that holds one."""
+    encoder: Path | None = None
+    """Of a phase 1 that was run before."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Paths as text, for the record."""
+        plain = {key: None if value is None else str(value) for key, value in vars(self).items()}
+        return {**plain, "phase_1": [str(folder) for folder in self.phase_1]}
+
+
+def find_sources(
+    dataset: Path | None,
+    corpus: Sequence[Path],
+    prior: str | Path,
+    weights: Path | None,
+    include_studied: bool = True,
+) -> Sources:
+    """Where everything is.
+
+    Args:
+        dataset: of the subject under study, or None.
+        corpus: datasets, or folders of them, for phase 1; the subject's own among them counts once.
+        prior: "shipped" or a prior folder; a folder wins over the one in `weights`.
+        weights: a prior folder, or a folder with any of prior/, image_mae/ and phase1/, as `cadiff weights import` makes.
+        include_studied: phase 1 learns from `dataset` too.
+
+    Raises:
+        ArtifactError: nothing of that kind in `weights`.
+        DataError: a corpus that is no dataset, or none where phase 1 needs one.
+    """
+    found = {} if weights is None else _parts(weights)
+    chosen = prior if str(prior) != "shipped" else found.get("prior", prior)
+    folders = [folder for source in corpus for folder in dataset_folders(source)]
+    if dataset is not None:
+        own = dataset_digest(BrainDataset.open(dataset))
+        folders = [folder for folder in folders if dataset_digest(BrainDataset.open(folder)) != own]
+        folders += [dataset] if include_studied else []
+        if not folders and "phase1" not in found:
+            raise DataError(
+                "Phase 1 of this preset learns from other data than the subject's own: give them with --corpus (HCP in the "
+                "paper), a phase 1 with --weights, or say --set corpus.include_studied=true."
+            )
+    return Sources(dataset, folders, chosen, found.get("image_mae", chosen), found.get("phase1"))
+
+
+def refuse_unfit(configs: Mapping[str, Any], sources: Sources) -> None:
+    """Raises what the stages would raise hours later, as far as it can be told without training.
+
+    Raises:
+        DataError: datasets without the trials, pictures or ROIs that are needed, or with a leak between the splits.
+        ConfigError: settings that do not fit the data, the encoder or the prior.
+        ArtifactError: weights that are missing, damaged, or lack what a stage needs.
+    """
+    data = None if sources.dataset is None else BrainDataset.open(sources.dataset)
+    if data is not None:
+        check_disjoint(data)
+        for split in ("train", configs["reconstruct"].split):
+            if len(data.rows(split)) == 0:
+                raise DataError(f"{data.folder} has no {split} trials, which this experiment needs.")
+    if sources.encoder is not None:
+        _refuse_unfit_encoder(configs["contrast"], sources.encoder)
+    elif data is not None:  # else phase 1 learns from simulated subjects too
+        refuse_unfit_phase_1(configs["contrast"], [BrainDataset.open(folder) for folder in sources.phase_1])
+    depth = configs["attend"].image_decoder_depth
+    images: Any = load_image_mae(sources.image_mae, decoder_depth=depth).model
+    num_visible(images.vit.embeddings.patch_embeddings.num_patches, configs["attend"].image_mask_ratio)
+    prior = load_prior(sources.prior)
+    if data is None:
+        refuse_unfit_prior(configs["diffuse"], prior)
+    else:
+        start_labels(configs["diffuse"], data, prior)
+        data.refuse_unreadable(data.rows("train"))
+
+
+def _parts(folder: Path) -> dict[str, Path]:
+    """prior, image_mae and phase1, those of them that `folder` holds; or the folder itself as a prior."""
+    found = {name: folder / name for name in PARTS if (folder / name).is_dir()}
+    if (folder / "unet").is_dir():
+        found["prior"] = folder
+    if not found:
+        raise ArtifactError(
+            f"{folder} holds no weights to start from (found: {what_is_at(folder)}): expected an image prior, or any of "
+            "prior/, image_mae/ and phase1/, as `cadiff weights import` makes them."
+        )
+    if "phase1" in found and (found["phase1"] / "encoder").is_dir():  # a run folder of `cadiff contrast`
+        found["phase1"] /= "encoder"
+    return found
+
+
+def _refuse_unfit_encoder(config: ContrastConfig, folder: Path) -> None:
+    encoder, _ = load_encoder(folder)
+    refuse_without_decoder(encoder, folder)
+    wanted: dict[str, Any] = {f"mae.{key}": value for key, value in config.mae.model_dump().items()}
+    if config.num_voxels is not None:
+        wanted["num_voxels"] = config.num_voxels
+    for key, value in wanted.items():
+        found = getattr(encoder.config, key.removeprefix("mae."))
+        if found != value:
+            raise ConfigError(
+                f"The encoder in {folder} has {key}={found}, but this preset is for {value}: take the encoder that belongs "
+                f"to it, or say --set contrast.{key}={found}."
+            )
