@@ -64,7 +64,9 @@ def test_every_stage_at_full_size_and_ten_steps_at_256_pixels(weights, tmp_path)
     assert page.stat().st_size > 10_000
     pictures = sorted((out / "reconstructions").rglob("*.png"))
     assert len(pictures) == 2
-    assert all(Image.open(picture).size == (256, 256) for picture in pictures)
+    for picture in pictures:
+        with Image.open(picture) as opened:
+            assert opened.size == (256, 256)
     assert len({picture.read_bytes() for picture in pictures}) == 2
     encoder = json.loads((out / "attend" / "encoder" / "config.json").read_text())["config"]
     assert (encoder["mae"]["num_voxels"], encoder["mae"]["depth"], encoder["cross"]["depth"]) == (4656, 24, 3)

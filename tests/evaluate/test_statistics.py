@@ -33,6 +33,20 @@ def test_the_interval_is_scipys_bca(rng):
     np.testing.assert_allclose(bootstrap_interval(x, num_draws=20_000), expected, atol=0.02)
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1e-300, 0, 0],
+        [0.1 + 1e-17 * k for k in range(6)],
+        [0.1, 0.1, 0.1, 0.3 - 0.2],
+        [1 / 3] * 7 + [1 / 3 + 1e-16],
+    ],
+)
+def test_scores_that_are_tiny_or_equal_but_for_rounding_have_an_interval(values):
+    low, high = bootstrap_interval(np.array(values), num_draws=200)
+    assert min(values) * (1 - 1e-12) <= low <= high <= max(values) * (1 + 1e-12)
+
+
 def test_the_interval_moves_with_its_data_and_repeats_itself(rng):
     x = rng.normal(size=30)
     low, high = bootstrap_interval(x, seed=5)

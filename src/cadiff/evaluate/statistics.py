@@ -14,6 +14,9 @@ from scipy import optimize, stats
 
 from cadiff.errors import ConfigError, DataError
 
+ROUNDING = 1e-13
+"""Relative differences that only arithmetic made."""
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -43,12 +46,13 @@ def bootstrap_interval(
     are fine.
 
     The acceleration of a mean is known in closed form, skewness / (6 sqrt n). Without any spread (all values
-    equal) the interval is that point: a bootstrap cannot see what never happened, so read "0 % [0, 0]" with n
+    equal but for rounding) the interval is that point: a bootstrap cannot see what never happened, so read "0 % [0, 0]" with n
     in mind.
     """
     x = _finite(values)
     n = len(x)
-    if n < 2 or np.ptp(x) == 0:
+    size = np.abs(x).max()
+    if n < 2 or np.ptp(x) <= ROUNDING * size:
         return float(x.mean()), float(x.mean())
     generator = np.random.default_rng(seed)
     means = np.empty(num_draws)
@@ -60,7 +64,7 @@ def bootstrap_interval(
     # Share of draws below the estimate, ties halved: discrete scores give many ties.
     below = ((means < mean).sum() + 0.5 * (means == mean).sum()) / num_draws
     z0 = stats.norm.ppf(np.clip(below, 1 / num_draws, 1 - 1 / num_draws))
-    acceleration = stats.skew(x) / (6 * np.sqrt(n))
+    acceleration = stats.skew(x / size) / (6 * np.sqrt(n))  # scores of 1e-300 would underflow
     z = z0 + stats.norm.ppf([(1 - level) / 2, (1 + level) / 2])
     low, high = np.quantile(means, stats.norm.cdf(z0 + z / (1 - acceleration * z)))
     return float(low), float(high)
