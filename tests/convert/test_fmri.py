@@ -167,7 +167,8 @@ def test_what_is_incomplete_or_strange_is_one_sentence(phase_1, tmp_path, damage
         import_weights(source, tmp_path / "encoder")
     assert "\n" not in str(error.value) and "folder mixes" not in str(error.value)
     assert not (tmp_path / "encoder").exists()
-    assert "missing" in dict(describe(source))
+    said = dict(describe(source))
+    assert "missing" in said and "complete" not in said and "next" not in said
 
 
 def test_heads_that_do_not_divide_the_width_are_refused(phase_1, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -64,17 +65,16 @@ def _lines(source: Path) -> Lines:
     if system.refusal:
         return [*lines, ("import", f"not possible: {system.refusal}")]
     try:
+        lines += FACTS[found.system](found)
         CHECKS[found.system](found)
-        lines += [*FACTS[found.system](found), ("complete", "every weight of what is listed above is there")]
     except UserError as error:
         return [*lines, ("missing", str(error))]
+    command = ["cadiff", "weights", "import", str(source), "OUT"]
+    command += ["--dataset", "DATASET"] if found.system == "brain-ldm" else []
     return [
         *lines,
-        (
-            "next",
-            f"cadiff weights import {source} OUT"
-            + (" --dataset DATASET" if found.system == "brain-ldm" else ""),
-        ),
+        ("complete", "every weight of what is listed above is there"),
+        ("next", shlex.join(command)),
     ]
 
 

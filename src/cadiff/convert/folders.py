@@ -6,6 +6,7 @@ with .bin files (pickles, which diffusers would open itself) or with half-precis
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -106,7 +107,7 @@ def what_next(folder: Path) -> tuple[str, str]:
         return "import", f"not possible: {error}"
     if opens_as_prior(folder):
         return "next", "it is a prior as it is: `cadiff diffuse` takes it with --prior"
-    return "next", f"cadiff weights import {folder} OUT"
+    return "next", shlex.join(["cadiff", "weights", "import", str(folder), "OUT"])
 
 
 def refuse_unfit(folder: Path) -> None:
