@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 OVERHEAD = 1.2
-"""Of the allocator and of workspaces, over the tensors themselves (docs/benchmarks.md: 1.19 to 1.23 measured)."""
+"""Of the allocator and of workspaces, over the tensors themselves (docs/benchmarks.md: 1.15 to 1.27 measured)."""
 ADAMW = 8
 """Bytes of optimiser state for each trained parameter: two moments in float32."""
 
