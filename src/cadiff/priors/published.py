@@ -1,7 +1,7 @@
 """Sizes of the published label-to-image model (CompVis "cin256-v2", Rombach et al. 2022) in diffusers' terms.
 
-Sun et al. 2023 and Chen et al. 2023 (MinD-Vis) start from it: a denoiser of 400.9 M parameters on latents 3 x 64 x 64, conditioned
-on one of 1,000 ImageNet classes or none, and a VQ auto-encoder of 55.3 M that makes them from 256 x 256 pixels.
+Sun et al. 2023 and Chen et al. 2023 (MinD-Vis) start from it: a denoiser of 400.9 M parameters on latents 3 x 64 x 64,
+conditioned on one of 1,000 ImageNet classes or none, and a VQ auto-encoder of 55.3 M that makes them from 256 x 256 pixels.
 `cadiff weights import` reads the sizes from the file; these serve where there is no file, to plan and to test.
 """
 
