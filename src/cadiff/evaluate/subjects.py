@@ -35,8 +35,7 @@ from cadiff.evaluate.several import (
     stimulus_ids,
     subject_names,
 )
-from cadiff.evaluate.statistics import holm
-from cadiff.evaluate.summary import FAMILIES, from_the_brain
+from cadiff.evaluate.summary import corrected, from_the_brain
 from cadiff.evaluate.variance import variance_components
 
 KIND, FORMAT = "pooled-evaluation", 1
@@ -196,13 +195,7 @@ def _comparisons(
                     "subject_differences": interval.subject_means,
                 }
             )
-    for name in metrics:
-        for members in FAMILIES:
-            family = [r for r in rows if r["metric"] == name and roles[r["control"]] in members]
-            adjusted = holm(np.array([row["p"] for row in family])) if family else []
-            for row, p in zip(family, adjusted, strict=True):
-                row["p_holm"] = float(p)
-    return rows
+    return corrected(rows, roles)
 
 
 def _spread(means: Sequence[float]) -> dict[str, Any] | None:

@@ -135,7 +135,12 @@ def comparisons(
             gain = found.difference if metric.higher_is_better else -found.difference
             row = {"metric": name, "condition": primary, "control": control, **values}
             rows.append({**row, "ci95": interval, "gain": gain})
-    for name in metrics:
+    return corrected(rows, roles)
+
+
+def corrected(rows: list[dict[str, Any]], roles: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The rows with `p_holm`: Holm's correction within each metric and family of roles (`FAMILIES`)."""
+    for name in {row["metric"] for row in rows}:
         for members in FAMILIES:
             family = [r for r in rows if r["metric"] == name and roles[r["control"]] in members]
             adjusted = holm(np.array([row["p"] for row in family])) if family else []
