@@ -1,6 +1,6 @@
 """The paper's own sizes through the real code: one step of every stage, ten steps of the sampler at 256 x 256 pixels.
 
-About 12 GiB of memory and several minutes on two CPU cores. Weights are random: what counts is that everything fits together.
+About 7 GiB of memory and four minutes on two CPU cores. Weights are random: what counts is that everything fits together.
 """
 
 from __future__ import annotations
