@@ -89,7 +89,7 @@ class FmriEncoder(nn.Module):
         super().__init__()
         self.config = config
         self.recompute = False
-        """Keep only what enters each block and compute the rest again on the way back: less memory, a third slower."""
+        """Keep only what enters each block and compute the rest again on the way back: less memory, a quarter slower."""
         dim = config.embed_dim
         self.patch_embed = PatchEmbed(config.patch_size, dim)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
