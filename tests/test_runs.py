@@ -38,6 +38,16 @@ def test_resuming_something_else_is_refused(tmp_path, change, says):
         RunFolder.open(tmp_path / "run", **{**same, **change}, resume=True)
 
 
+def test_a_run_older_than_a_setting_is_resumed_with_its_default(tmp_path):
+    class Newer(Settings):
+        width: int = 3
+
+    RunFolder.open(tmp_path / "run", stage="toy", config=Settings())
+    RunFolder.open(tmp_path / "run", stage="toy", config=Newer(), resume=True)
+    with pytest.raises(ArtifactError, match=r"width \(3 there, 4 now\)"):
+        RunFolder.open(tmp_path / "run", stage="toy", config=Newer(width=4), resume=True)
+
+
 def test_the_log_is_kept_and_finishing_is_remembered(tmp_path):
     run = RunFolder.open(tmp_path / "run", stage="toy", config=Settings())
     run.log({"step": 1, "loss": 2.0})

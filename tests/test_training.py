@@ -1,6 +1,7 @@
 """fit(): exact resume, schedule, averaging, and what happens when a loss explodes."""
 
 import math
+import re
 import signal
 from pathlib import Path
 
@@ -10,11 +11,15 @@ import torch
 from torch import nn
 
 from cadiff.artifacts import read_json
+from cadiff.blocks import clip_gradients, compiled_blocks
 from cadiff.checkpoints import save_checkpoint
 from cadiff.cli import _refused_by_disk
+from cadiff.contrast.mae import FmriMae, FmriMaeConfig
+from cadiff.contrast.transformer import Block
 from cadiff.errors import ConfigError, DivergedError
+from cadiff.feed import feed
 from cadiff.runs import RunFolder
-from cadiff.training import FitConfig, epoch_batches, fit, learning_rate_at
+from cadiff.training import FitConfig, epoch_batches, fit, learning_rate_at, refuse_several, refuse_uneven
 
 X = torch.randn(37, 5, generator=torch.Generator().manual_seed(1))
 Y = X.sum(1, keepdim=True)
@@ -217,7 +222,99 @@ def test_the_average_follows_the_recursion(tmp_path):
     assert not torch.allclose(expected, ends["plain"], atol=1e-3)
 
 
-def test_several_processes_are_refused_before_anything_is_trained(tmp_path, monkeypatch):
-    monkeypatch.setattr("accelerate.Accelerator.num_processes", property(lambda _: 2))
-    with pytest.raises(ConfigError, match="launched with 2 processes"):
-        train(tmp_path / "run")
+def test_a_batch_that_does_not_divide_among_processes_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    refuse_uneven(FitConfig(batch_size=6))  # no launcher says so: a cluster may set the name for itself
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    refuse_uneven(FitConfig(batch_size=6))
+    with pytest.raises(
+        ConfigError, match=r"batch_size=7, .* evenly among 3 processes: set fit.batch_size=6, or"
+    ):
+        refuse_uneven(FitConfig(batch_size=7))
+    with pytest.raises(ConfigError, match=r"set fit.batch_size=3, or"):
+        refuse_uneven(FitConfig(batch_size=2))
+    with pytest.raises(ConfigError, match="A GAN trains in one process, and 3 were launched"):
+        refuse_several("A GAN")
+
+
+@pytest.mark.parametrize("numbers", [[], [4], [0, 1, 2, 3]])
+def test_batches_read_ahead_are_the_same_batches(numbers):
+    def batches(number):
+        return {"x": X[number : number + 2], "both": (Y[:number], [X[:1]]), "number": number}
+
+    cpu = torch.device("cpu")
+    plain, ahead = (list(feed(batches, numbers, cpu, ahead=choice)) for choice in (False, True))
+    assert [batch["number"] for batch in ahead] == numbers
+    for one, other in zip(plain, ahead, strict=True):
+        assert torch.equal(one["x"], other["x"]) and torch.equal(one["both"][1][0], other["both"][1][0])
+        assert torch.equal(one["both"][0], other["both"][0])
+
+
+def test_what_goes_wrong_while_reading_ahead_is_raised_at_its_batch():
+    def batches(number):
+        return X[:2] / (torch.ones(()) if number < 2 else raise_missing())
+
+    def raise_missing():
+        raise FileNotFoundError("betas.npy")
+
+    coming = feed(batches, range(4), torch.device("cpu"), ahead=True)
+    assert len([next(coming), next(coming)]) == 2
+    with pytest.raises(FileNotFoundError):
+        next(coming)
+
+
+def test_gradients_are_clipped_to_a_joint_norm():
+    parameters = [nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(1))]
+    parameters[0].grad, parameters[1].grad = torch.full((3,), 2.0), torch.full((2, 2), -1.0)
+    clip_gradients(parameters, 0.8)
+    assert sum(p.grad.square().sum() for p in parameters[:2]).sqrt().item() == pytest.approx(0.8)
+    assert (parameters[0].grad[0] / parameters[1].grad[0, 0]).item() == pytest.approx(-2.0)
+
+
+@pytest.mark.filterwarnings("ignore")  # PyTorch's own, of its compiler
+def test_blocks_are_compiled_once_for_each_size_and_left_as_they_were():
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    model = FmriMae(
+        FmriMaeConfig(
+            num_voxels=32,
+            patch_size=4,
+            embed_dim=8,
+            depth=3,
+            num_heads=2,
+            decoder_embed_dim=4,
+            decoder_depth=2,
+            decoder_num_heads=2,
+        )
+    )
+    names, betas = list(model.state_dict()), torch.randn(2, 32, generator=torch.Generator().manual_seed(0))
+    expected = model(betas, 0.5, torch.Generator().manual_seed(0))[0]
+    with compiled_blocks([model], backend=backend) as number:
+        for _ in range(3):
+            found = model(betas, 0.5, torch.Generator().manual_seed(0))[0]
+        assert list(model.state_dict()) == names
+    torch.testing.assert_close(found, expected)
+    assert (number, len(graphs)) == (5, 2)  # of three blocks and of two
+    model(betas[:1], 0.5, torch.Generator().manual_seed(0))
+    assert len(graphs) == 2
+
+
+@pytest.mark.filterwarnings("ignore")  # PyTorch's own, of its compiler
+@pytest.mark.slow
+def test_a_compiled_training_is_the_plain_one_and_says_how_long_it_took_to_begin(tmp_path, capfd):
+    def weights(out, compiled):
+        torch.manual_seed(0)
+        model = nn.Sequential(Block(8, 2, 1.0), Block(8, 2, 1.0))
+        config = FitConfig(steps=4, batch_size=4, compile=compiled)
+        run = RunFolder.open(out, stage="toy", config=config)
+        x = torch.randn(4, 3, 8, generator=torch.Generator().manual_seed(1))
+        fit(lambda b, _: {"loss": (model(b) - 1).square().mean()}, {"m": model}, lambda _: x, config, run=run)
+        return model.state_dict()
+
+    plain, compiled = weights(tmp_path / "plain", None), weights(tmp_path / "compiled", True)
+    torch.testing.assert_close(compiled, plain, atol=1e-4, rtol=0)
+    assert re.search(r"training: compiling 2 blocks, the first step took \d+ s", capfd.readouterr().out)

@@ -1,4 +1,7 @@
-"""Checkpoints of a run in progress: weights, averages and optimiser state as safetensors, never a pickle."""
+"""Checkpoints of a run in progress: weights, averages and optimiser state as safetensors, never a pickle.
+
+They do not say how many processes made them: divided weights are put together, and the main process writes.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cadiff.artifacts import new_folder, read_json, write_json
+from cadiff.blocks import fill, put_together
 from cadiff.errors import ArtifactError
+from cadiff.processes import is_main
 
 
 def save_checkpoint(
@@ -36,12 +41,15 @@ def save_checkpoint(
         for key, value in optimizer.state[parameter].items()
         if isinstance(value, Tensor)
     }
+    parts = {"weights": trained, "average": average, "optimizer": state}
+    files = {file: _kept(tensors) for file, tensors in parts.items()}
+    if not is_main():
+        return
     fresh = folder.with_name(folder.name + ".new")
     if fresh.is_dir():  # whole, and the newest there is: a save was cut off between its renames
         _promote(fresh, folder)
     with new_folder(fresh) as temporary:
-        for file, tensors in (("weights", trained), ("average", average), ("optimizer", state)):
-            kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        for file, kept in files.items():
             save_file(kept, temporary / f"{file}.safetensors")
         write_json(temporary / "state.json", {"step": step})
     _promote(fresh, folder)
@@ -68,7 +76,7 @@ def load_checkpoint(
                     f"The checkpoint {there} belongs to another model (first differing weight: {name})."
                 )
         for name, tensor in tensors.items():
-            tensor.data.copy_(stored[name])
+            fill(tensor, stored[name])
     # AdamW keeps its step counts on the CPU, unless its kernel reads them on the device
     on_device = optimizer.defaults.get("fused") or optimizer.defaults.get("capturable")
     for key, value in load_file(there / "optimizer.safetensors").items():
@@ -77,9 +85,16 @@ def load_checkpoint(
         if entry == "step":
             restored = value.to(parameter.device) if on_device else value
         else:  # moments, beside the parameter and in its memory layout (channels_last)
-            restored = torch.empty_like(parameter).copy_(value)
+            restored = torch.empty_like(parameter, requires_grad=False)
+            fill(restored, value)
         optimizer.state[parameter][entry] = restored
     return int(read_json(there / "state.json")["step"])
+
+
+def _kept(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Whole tensors on the CPU; in processes that write nothing, only their part in putting them together."""
+    whole = ((name, put_together(tensor.detach())) for name, tensor in tensors.items())
+    return {name: tensor.cpu().contiguous() for name, tensor in whole if is_main()}
 
 
 def _promote(fresh: Path, folder: Path) -> None:

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from pydantic import ValidationError
 
 from cadiff.artifacts import atomic_path, provenance, read_json, refuse_existing, write_json
 from cadiff.config import Config
 from cadiff.errors import ArtifactError
+from cadiff.processes import is_main, on_main
 
 LOCK = ".lock"
 UNFINISHED = re.compile(r"\.(run|experiment)\.json\.")  # a first file cut off in the writing
@@ -22,12 +24,14 @@ UNFINISHED = re.compile(r"\.(run|experiment)\.json\.")  # a first file cut off i
 def lock_folder(folder: Path) -> FileLock:
     """Makes `folder` this process's own until the result is released, forgotten, or the process ends, however it ends.
 
-    Within one process the lock may be taken several times.
+    Within one process the lock may be taken several times. Of processes that do one job together, the main one holds it.
 
     Raises:
         ArtifactError: another process holds it.
     """
     lock = FileLock(folder / LOCK, timeout=0, is_singleton=True)
+    if not is_main():
+        return lock
     try:
         lock.acquire()
     except Timeout:
@@ -40,8 +44,9 @@ def lock_folder(folder: Path) -> FileLock:
 
 def unlock_folder(lock: FileLock) -> None:
     """Gives a folder back and leaves no trace in it."""
-    lock.release(force=True)
-    Path(lock.lock_file).unlink(missing_ok=True)
+    if is_main():
+        lock.release(force=True)
+        Path(lock.lock_file).unlink(missing_ok=True)
 
 
 def only_locked(folder: Path) -> bool:
@@ -51,7 +56,7 @@ def only_locked(folder: Path) -> bool:
 
 
 class RunFolder:
-    """The folder of one training stage; one process at a time works in it.
+    """The folder of one training stage; one process at a time works in it, or several that a launcher started together.
 
     `run.json` holds stage, status, settings and provenance; `log.jsonl` one line a logged step; `tensorboard/` the
     same for TensorBoard when it is installed; `trainer/` the last checkpoint until the run is complete.
@@ -84,6 +89,14 @@ class RunFolder:
         Raises:
             ArtifactError: `out` is in use, holds another stage, other settings or other inputs.
         """
+        opened: list[RunFolder] = []
+        on_main(lambda: opened.append(cls._open(out, stage, config, resume, inputs)))
+        return opened[0] if opened else cls(out)
+
+    @classmethod
+    def _open(
+        cls, out: Path, stage: str, config: Config, resume: bool, inputs: Mapping[str, str] | None
+    ) -> RunFolder:
         settings = json.loads(config.model_dump_json())
         about = {"stage": stage, "status": "running", "config": settings, "inputs": dict(inputs or {})}
         if not (resume and ((out / "run.json").is_file() or only_locked(out))):
@@ -98,6 +111,7 @@ class RunFolder:
         if not resume:  # another process was quicker, and is done
             refuse_existing(out)
         there = read_json(out / "run.json")
+        there["config"] = _with_new_settings(there["config"], config)
         for key in ("stage", "config", "inputs"):
             if there[key] != about[key]:
                 raise ArtifactError(
@@ -129,7 +143,9 @@ class RunFolder:
         return read_json(self.path / "run.json")["status"] == "complete"
 
     def log(self, record: Mapping[str, float]) -> None:
-        """Appends one line to `log.jsonl` and, when installed, to TensorBoard."""
+        """Appends one line to `log.jsonl` and, when installed, to TensorBoard; the main process does."""
+        if not is_main():
+            return
         with (self.path / "log.jsonl").open("a") as file:
             file.write(json.dumps(dict(record)) + "\n")
         writer = self._tensorboard()
@@ -147,14 +163,19 @@ class RunFolder:
     def rewind(self, step: int) -> None:
         """Drops log lines of steps after `step`: they will be taken again."""
         path = self.path / "log.jsonl"
-        if not path.is_file():
+        if not is_main() or not path.is_file():
             return
         kept = [record for record in self.history() if record.get("step", 0) <= step]
         with atomic_path(path) as temporary:
             temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
 
     def finish(self) -> None:
-        """Marks the run complete and drops the training checkpoint."""
+        """Marks the run complete and drops the training checkpoint, unless that is done; all processes come here."""
+        on_main(self._finish)
+
+    def _finish(self) -> None:
+        if self.complete:
+            return
         if self._writer:
             self._writer.close()
             self._writer = None
@@ -182,6 +203,14 @@ class RunFolder:
             else:
                 self._writer = SummaryWriter(str(self.path / "tensorboard"))
         return self._writer or None
+
+
+def _with_new_settings(stored: Any, config: Config) -> Any:
+    """Stored settings as this version writes them: a setting that is newer than the run has its default."""
+    try:
+        return json.loads(type(config).model_validate(stored).model_dump_json())
+    except ValidationError:
+        return stored
 
 
 def _difference(old: Any, new: Any, path: str = "") -> str:

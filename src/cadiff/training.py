@@ -3,6 +3,9 @@
 Batches and random draws are pure functions of the step: `batches(step)` gives the batch and the loss receives a
 generator seeded by (seed, batch number). A resumed run therefore needs only weights, optimiser and step number to go on
 exactly as if it had never stopped: 10 steps = 5 + kill + 5, bit for bit on the CPU.
+
+Launched with several processes (accelerate, torchrun), each works on its rows of every batch, and the step is that of one
+process with the whole batch: see `cadiff.sharing`.
 """
 
 from __future__ import annotations
@@ -10,20 +13,28 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from cadiff.artifacts import read_json
+from cadiff.blocks import by_kind, clip_gradients, compiled_blocks, is_divided, own_part, sharded_blocks
 from cadiff.checkpoints import load_checkpoint, save_checkpoint
 from cadiff.config import Config
 from cadiff.errors import ConfigError, DivergedError
+from cadiff.feed import feed
+from cadiff.graphs import Graphed
+from cadiff.processes import on_main, start, world
+from cadiff.progress import Bar
+from cadiff.progress import progress as _progress
 from cadiff.runs import RunFolder
+from cadiff.sharing import average_gradients, send_from_main, shared_batches, total
 
 Batch = Any
 LossFunction = Callable[[Batch, torch.Generator], Mapping[str, Tensor]]
@@ -35,7 +46,7 @@ class FitConfig(Config):
     steps: int = Field(default=1000, ge=1)
     """Optimiser steps."""
     batch_size: int = Field(default=16, ge=1)
-    """Samples in one batch; the effective batch is this times `accumulate`."""
+    """Samples in one batch, of all processes together; the effective batch is this times `accumulate`."""
     learning_rate: float = Field(default=2.5e-4, gt=0)
     """Peak learning rate of AdamW."""
     weight_decay: float = Field(default=0.05, ge=0)
@@ -54,6 +65,13 @@ class FitConfig(Config):
     """Largest norm of the gradient, each module on its own; none for no clipping."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 on CUDA, fp32 elsewhere."""
+    compile: bool | None = None
+    """Compile the repeated blocks of networks, which takes a while before the first step; null: on CUDA only."""
+    graph: bool | None = None
+    """Replay each step as one CUDA graph, several times faster with small batches; null: in phases 1 and 2 and in tuning, on
+    one GPU with accumulate=1."""
+    shard: bool = False
+    """With several processes, divide weights, gradients and moments of transformer blocks among them (FSDP)."""
     ema_decay: float | None = None
     """Keep an exponential moving average of the trained weights and return that."""
     log_every: int = Field(default=10, ge=1)
@@ -91,6 +109,7 @@ def epoch_batches(num_items: int, batch_size: int, seed: int) -> Callable[[int],
     batches are full, also when there are fewer items than `batch_size`.
     """
 
+    @lru_cache(maxsize=2)
     def order(epoch: int) -> np.ndarray:
         return np.random.default_rng([seed, epoch]).permutation(num_items)
 
@@ -112,93 +131,153 @@ def fit(
     *,
     run: RunFolder,
     description: str = "training",
+    capturable: bool = False,
 ) -> FitResult:
     """Trains every parameter of `modules` that requires a gradient.
 
     Args:
         loss_fn: (batch, generator) -> named scalars; "loss" is back-propagated, all are logged. Random draws must
-            come from the generator (on the CPU).
+            come from the generator (on the CPU), made for the whole batch where there are several processes: `cadiff.sharing`.
         modules: what is trained, by name; moved to the device, and left there in evaluation mode.
-        batches: batch number -> batch of tensors (nested in dicts, tuples or lists); moved to the device.
+        batches: batch number -> batch of tensors (nested in dicts, tuples or lists), rows first; moved to the device.
         config: see `FitConfig`.
         run: where the log and the checkpoints go; a checkpoint found there is continued.
         description: what the progress bar says.
+        capturable: the loss draws through `cadiff.draws` alone and never waits for the GPU, so it may run as a CUDA graph.
 
     Raises:
-        ConfigError: launched with several processes.
+        ConfigError: launched with a number of processes that does not divide the batch.
         DivergedError: the loss or a weight is not finite; resuming goes back to the last checkpoint's weights.
     """
-    from accelerate import Accelerator
-    from accelerate.utils import send_to_device
-
-    accelerator = Accelerator()  # its precision is global to the process, so autocast is ours
-    if accelerator.num_processes > 1:
-        raise ConfigError(
-            f"Training was launched with {accelerator.num_processes} processes; it runs in one so far. Start it without "
-            "a launcher, and reach large batches with fit.accumulate."
-        )
-    on_cuda = accelerator.device.type == "cuda"
-    precision = ("bf16" if on_cuda else "fp32") if config.precision == "auto" else config.precision
+    refuse_uneven(config)
+    device = start()
+    started = time.perf_counter()
     for module in modules.values():
-        module.to(accelerator.device).train()
+        module.to(device).train()
+    with ExitStack() as undone_after, _progress() as bar:
+        undone_after.enter_context(shared_batches())
+        send_from_main(p for m in modules.values() for p in m.parameters() if p.requires_grad)
+        notice = ""
+        if device.type == "cuda" if config.compile is None else config.compile:
+            number = undone_after.enter_context(compiled_blocks(modules.values()))
+            notice = f"compiling {number} blocks"
+        if config.shard and world() > 1:
+            undone_after.enter_context(sharded_blocks(modules.values(), device))
+        _train(
+            loss_fn,
+            modules,
+            batches,
+            config,
+            run,
+            device,
+            Bar(bar, description, config.steps, config.batch_size * config.accumulate, notice),
+            graph=capturable and _may_graph(config, device),
+        )
+    for module in modules.values():
+        module.eval()
+    return FitResult(config.steps, time.perf_counter() - started, on_main(run.history))
+
+
+def _may_graph(config: FitConfig, device: torch.device) -> bool:
+    fits = device.type == "cuda" and world() == 1 and config.accumulate == 1
+    return fits and config.graph is not False
+
+
+def refuse_uneven(config: FitConfig) -> None:
+    """Raises ConfigError unless each of the launched processes gets an equal part of a batch."""
+    if (rest := config.batch_size % world()) and world() > 1:
+        nearest = max(world(), config.batch_size - rest)
+        raise ConfigError(
+            f"fit.batch_size={config.batch_size}, the batch of all processes together, cannot be divided evenly among "
+            f"{world()} processes: set fit.batch_size={nearest}, or launch another number of processes."
+        )
+
+
+def refuse_several(what: str) -> None:
+    """Raises ConfigError where several processes were launched; `what` is the subject of the sentence."""
+    if world() > 1:
+        raise ConfigError(
+            f"{what} trains in one process, and {world()} were launched: start it without a launcher."
+        )
+
+
+def _train(
+    loss_fn: LossFunction,
+    modules: Mapping[str, nn.Module],
+    batches: Callable[[int], Batch],
+    config: FitConfig,
+    run: RunFolder,
+    device: torch.device,
+    bar: Bar,
+    *,
+    graph: bool,
+) -> None:
+    on_cuda = device.type == "cuda"
+    bf16 = config.precision == "bf16" or (config.precision == "auto" and on_cuda)
     trained = {
         f"{name}.{key}": parameter
         for name, module in modules.items()
         for key, parameter in module.named_parameters()
         if parameter.requires_grad
     }
+    whole = [p for p in trained.values() if not is_divided(p)]  # FSDP averages the gradients of the others
     optimizer = _optimizer(list(trained.values()), config, fused=on_cuda)
     average = {name: p.detach().clone() for name, p in trained.items()} if config.ema_decay else {}
     first = load_checkpoint(run.last_checkpoint, trained, average, optimizer)
     run.rewind(first)
     groups = [[p for p in module.parameters() if p.requires_grad] for module in modules.values()]
-    sums: dict[str, Tensor] = {}
-    started, since_log = time.perf_counter(), 0
+    coming = feed(batches, range(first * config.accumulate, config.steps * config.accumulate), device)
+    sums: dict[str, Tensor] = {}  # on the device: nothing waits for a GPU between two log lines
+    since_log = 0
+    bar.begin(first)
 
-    with _progress() as bar:
-        task = bar.add_task(description, total=config.steps, completed=first, rate="", loss="")
-        for step in range(first, config.steps):
-            for part in range(config.accumulate):
-                index = step * config.accumulate + part
-                generator = _generator(config.seed, index)
-                with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=precision == "bf16"):
-                    terms = loss_fn(send_to_device(batches(index), accelerator.device), generator)
-                accelerator.backward(terms["loss"] / config.accumulate)
-                for key, value in terms.items():
-                    sums[key] = sums.get(key, 0) + value.detach().float()
-            for group in groups if config.clip_norm else ():
-                if group:
-                    torch.nn.utils.clip_grad_norm_(group, config.clip_norm or 0.0, foreach=True)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate_at(step, config)
-            optimizer.step()
+    def backward(batch: Batch, generator: torch.Generator) -> Mapping[str, Tensor]:
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            terms = loss_fn(batch, generator)
+        (terms["loss"] / config.accumulate).backward()
+        return {key: value.detach() for key, value in terms.items()}
+
+    run_step = Graphed(backward) if graph else backward
+    for step in range(first, config.steps):
+        for part in range(config.accumulate):
+            generator = _generator(config.seed, step * config.accumulate + part)
+            for key, value in run_step(next(coming), generator).items():
+                sums[key] = sums.get(key, 0) + value.float()
+        average_gradients(whole)
+        for group in groups if config.clip_norm else ():
+            if group:
+                clip_gradients(group, config.clip_norm or 0.0)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate_at(step, config)
+        optimizer.step()
+        if not (
+            isinstance(run_step, Graphed) and run_step.captured
+        ):  # whose gradients are overwritten in place
             optimizer.zero_grad(set_to_none=True)
-            if average:
-                _update_average(average, trained, config.ema_decay or 0.0, step)
-            since_log += 1
-            done = step + 1
-            save = done % config.checkpoint_every == 0 and done < config.steps
-            if done % config.log_every == 0 or done == config.steps or save:  # never checkpoint an unseen NaN
-                means = {k: v.item() / (since_log * config.accumulate) for k, v in sums.items()}
-                if not math.isfinite(means["loss"]):
-                    raise DivergedError(_diverged("The loss is", done, config, run))
-                # a finite loss can have gradients that are not; the next loss would show it, a checkpoint later
-                if (save or done == config.steps) and not _all_finite(trained):
-                    raise DivergedError(_diverged("The weights are", done, config, run))
-                run.log({"step": done, "learning_rate": learning_rate_at(step, config), **means})
-                rate = (
-                    (done - first) * config.batch_size * config.accumulate / (time.perf_counter() - started)
-                )
-                bar.update(task, completed=done, rate=f"{rate:,.0f}/s", loss=f"loss {means['loss']:.4g}")
-                sums, since_log = {}, 0
-            if save:
-                save_checkpoint(run.checkpoint, done, trained, average, optimizer)
+        if average:
+            _update_average(average, trained, config.ema_decay or 0.0, step)
+        since_log += 1
+        done = step + 1
+        if step == first:
+            bar.first_step(device)
+        save = done % config.checkpoint_every == 0 and done < config.steps
+        if done % config.log_every == 0 or done == config.steps or save:  # never checkpoint an unseen NaN
+            values = total(torch.stack(list(sums.values()))).tolist()
+            count = since_log * config.accumulate * world()
+            means = {key: value / count for key, value in zip(sums, values, strict=True)}
+            if not math.isfinite(means["loss"]):
+                raise DivergedError(_diverged("The loss is", done, config, run))
+            # a finite loss can have gradients that are not; the next loss would show it, a checkpoint later
+            if (save or done == config.steps) and not _all_finite(trained):
+                raise DivergedError(_diverged("The weights are", done, config, run))
+            run.log({"step": done, "learning_rate": learning_rate_at(step, config), **means})
+            bar.show(done, means["loss"])
+            sums, since_log = {}, 0
+        if save:
+            save_checkpoint(run.checkpoint, done, trained, average, optimizer)
 
     for name, value in average.items():
-        trained[name].data.copy_(value)
-    for module in modules.values():
-        module.eval()
-    return FitResult(config.steps, time.perf_counter() - started, run.history())
+        own_part(trained[name]).copy_(own_part(value))
 
 
 def _generator(seed: int, index: int) -> torch.Generator:
@@ -209,13 +288,11 @@ def _generator(seed: int, index: int) -> torch.Generator:
 def _optimizer(parameters: list[nn.Parameter], config: FitConfig, *, fused: bool) -> torch.optim.AdamW:
     matrices = [p for p in parameters if p.ndim > 1]
     vectors = [p for p in parameters if p.ndim <= 1]
+    decays = ((matrices, config.weight_decay), (vectors, 0.0))
     groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+        {"params": params, "weight_decay": decay} for found, decay in decays for params in by_kind(found)
     ]
-    return torch.optim.AdamW(
-        [g for g in groups if g["params"]], lr=config.learning_rate, betas=config.betas, fused=fused
-    )
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=fused)
 
 
 @torch.no_grad()
@@ -223,23 +300,13 @@ def _update_average(
     average: Mapping[str, Tensor], trained: Mapping[str, Tensor], decay: float, step: int
 ) -> None:
     decay = min(decay, (1 + step) / (10 + step))  # early averages would otherwise remember the random start
-    torch._foreach_lerp_(list(average.values()), [p.detach() for p in trained.values()], 1 - decay)
-
-
-def _progress() -> Progress:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[loss]}"),
-    )
-    return Progress(*columns)
+    averages, values = ([own_part(p) for p in tensors.values()] for tensors in (average, trained))
+    torch._foreach_lerp_(averages, values, 1 - decay)
 
 
 def _all_finite(tensors: Mapping[str, Tensor]) -> bool:
-    return all(bool(tensor.isfinite().all()) for tensor in tensors.values())
+    found = torch.stack([own_part(tensor).isfinite().all() for tensor in tensors.values()])
+    return total((~found).sum()).item() == 0
 
 
 def _diverged(what: str, step: int, config: FitConfig, run: RunFolder) -> str:

@@ -41,8 +41,8 @@ def parts(config, num_classes=2):
 def batch(count=64, seed=0):
     """Latents that their label tells: all +1 or all -1."""
     labels = torch.arange(count) % 2
-    noise = 0.1 * torch.randn(1, count, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
-    return {"latents": noise + (2.0 * labels - 1).view(1, -1, 1, 1, 1), "labels": labels}
+    noise = 0.1 * torch.randn(count, 1, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
+    return {"latents": noise + (2.0 * labels - 1).view(-1, 1, 1, 1, 1), "labels": labels}
 
 
 def test_untrained_network_predicts_no_noise_so_its_error_is_the_noise_variance():
@@ -114,7 +114,9 @@ def test_trained_denoiser_does_better_with_the_right_label(tmp_path):
     run = RunFolder.open(tmp_path / "diffusion", stage="test", config=config)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        facts = train_diffusion(config, data["latents"].half(), data["labels"].numpy(), 2, run=run)
+        facts = train_diffusion(
+            config, data["latents"].transpose(0, 1).half(), data["labels"].numpy(), 2, run=run
+        )
     assert facts["last_loss"] < 0.5 * run.history()[0]["loss"]
     unet = UNet2DConditionModel.from_pretrained(run.path / "unet").eval()
     table = LabelTable(2, config.context_dim)

@@ -26,8 +26,9 @@ from cadiff.data.dataset import BrainDataset
 from cadiff.data.preprocess import PreprocessConfig
 from cadiff.data.splits import check_disjoint
 from cadiff.errors import ArtifactError, ConfigError, DataError
+from cadiff.processes import on_main
 from cadiff.runs import RunFolder
-from cadiff.training import epoch_batches, fit
+from cadiff.training import epoch_batches, fit, refuse_uneven
 
 
 class AttendFit(EpochFit):
@@ -108,6 +109,7 @@ def attend(
         DataError: no training trials, or a test stimulus among the training stimuli.
         ArtifactError: an encoder without decoder, no image auto-encoder, or `out` is in use.
     """
+    refuse_uneven(config.fit)
     data = BrainDataset.open(dataset)
     check_disjoint(data)
     rows = data.rows("train")
@@ -157,7 +159,15 @@ def attend(
                 image_support=batch.get("support"),
             )
 
-        fit(loss, {"fmri": fmri, "image": image}, batches, schedule, run=run, description="attend")
+        fit(
+            loss,
+            {"fmri": fmri, "image": image},
+            batches,
+            schedule,
+            run=run,
+            description="attend",
+            capturable=True,
+        )
         subject = f"{data.description.get('name')} {data.description.get('subject')}"
         about = provenance(
             stage="attend",
@@ -167,9 +177,8 @@ def attend(
             inputs=inputs,
             seed=schedule.seed,
         )
-        save_encoder(result, fmri, preprocessor, about)
-    if not run.complete:
-        run.finish()
+        on_main(lambda: save_encoder(result, fmri, preprocessor, about))
+    run.finish()
     return result
 
 

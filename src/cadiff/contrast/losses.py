@@ -11,7 +11,9 @@ cosine similarity and temperature 0.1. The paper's negatives are predictions of 
 changes the denominator only; the positive pair is the same.
 
 Shapes: N samples, V voxels, L patches of P voxels. All losses are in nats (or squared units) and are computed
-in at least float32 with autocast switched off: with bfloat16 a cosine has two digits.
+in at least float32 with autocast switched off: with bfloat16 a cosine has two digits. A batch that is divided
+among processes (cadiff.sharing) has the same negatives and the same hidden patches as a whole one: the mean of the
+processes' losses is the loss of the batch.
 """
 
 from typing import Literal
@@ -19,6 +21,8 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from cadiff.sharing import first_row, gather, processes_sharing, total
 
 CrossNegatives = Literal["cross_view", "same_view"]
 SelfNegatives = Literal["inputs", "predictions"]
@@ -35,8 +39,9 @@ def info_nce(anchors: Tensor, positives: Tensor, negatives: Tensor, *, temperatu
     with torch.autocast(anchors.device.type, enabled=False):
         a, p, n = (F.normalize(_at_least_float32(x), dim=-1) for x in (anchors, positives, negatives))
         positive = (a * p).sum(-1)  # (N,)
-        cosines = torch.diagonal_scatter(a @ n.mT, positive)  # (N, N)
-        rows = torch.arange(len(a), device=a.device)
+        first = first_row(len(a))  # N of the W N rows are here
+        cosines = torch.diagonal_scatter(a @ gather(n).mT, positive, offset=first)  # (N, W N)
+        rows = torch.arange(first, first + len(a), device=a.device)
         return F.cross_entropy(cosines / temperature, rows)
 
 
@@ -87,7 +92,7 @@ def masked_error(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """
     with torch.autocast(prediction.device.type, enabled=False):
         error = (_at_least_float32(prediction) - _at_least_float32(target)).square().mean(-1)  # (N, L)
-        return (error * mask).sum() / mask.sum().clamp(min=1)
+        return processes_sharing() * (error * mask).sum() / total(mask.sum()).clamp(min=1)
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

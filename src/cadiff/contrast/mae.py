@@ -106,7 +106,10 @@ class FmriEncoder(nn.Module):
                 f"The encoder takes betas (batch, {self.config.num_voxels}), got {tuple(betas.shape)}: "
                 "bring them to its length with the Preprocessor of its folder."
             )
-        return self.patch_embed(betas) + self.pos_embed[:, 1:]
+        x = self.patch_embed(betas)
+        return x + self.pos_embed[:, 1:].to(
+            x.dtype
+        )  # bf16 under autocast: the tokens move through memory at half the cost
 
     def tokens(self, betas: Tensor) -> Tensor:
         """What the image model is conditioned on: nothing masked, no CLS, final norm. (B, V) -> (B, L, D).
@@ -162,22 +165,25 @@ class FmriMae(FmriEncoder):
         """Normed encoder output (B, 1 + K, D) -> prediction of all voxels, also visible ones (B, V)."""
         x = self.decoder_embed(encoded)
         x = torch.cat([x[:, :1], put_back(x[:, 1:], masking, self.mask_token)], dim=1)  # (B, 1 + L, D_dec)
-        x = self._through(self.decoder_blocks, x + self.decoder_pos_embed)
+        x = self._through(self.decoder_blocks, x + self.decoder_pos_embed.to(x.dtype))
         return self.decoder_pred(self.decoder_norm(x))[:, 1:].flatten(1)  # the CLS token is dropped
 
-    def forward(self, betas: Tensor, mask_ratio: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, betas: Tensor, mask_ratio: float, generator: torch.Generator, views: int = 1
+    ) -> tuple[Tensor, Tensor]:
         """Mask each sample on its own, encode, decode.
 
-        For two views of each sample hand in `betas.repeat(2, 1)` and split the result with `chunk(2)`.
+        For two views of each sample hand in `betas.repeat(2, 1)` and `views=2`, and split the result with `chunk(2)`.
         Returns the prediction (B, V) and the mask, bool (B, L), True = hidden.
         """
-        masking = self.mask(betas, mask_ratio, generator)
+        masking = self.mask(betas, mask_ratio, generator, views)
         return self.decode(self.norm(self.hidden(betas, masking)), masking), masking.mask
 
-    def mask(self, betas: Tensor, mask_ratio: float, generator: torch.Generator) -> Masking:
+    def mask(self, betas: Tensor, mask_ratio: float, generator: torch.Generator, views: int = 1) -> Masking:
         """A masking for every row of `betas`."""
+        num_tokens, device = self.config.num_tokens, betas.device
         return random_masking(
-            len(betas), self.config.num_tokens, mask_ratio, generator=generator, device=betas.device
+            len(betas), num_tokens, mask_ratio, generator=generator, device=device, views=views
         )
 
 

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cadiff.draws import drawn
 from cadiff.errors import ConfigError
+from cadiff.sharing import whole
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,15 @@ def random_masking(
     *,
     generator: torch.Generator,
     device: torch.device | None = None,
+    views: int = 1,
 ) -> Masking:
-    """Draw for each sample its own uniform subset of `num_visible` tokens. Raises as that does."""
+    """Draw for each sample its own uniform subset of `num_visible` tokens. Raises as that does.
+
+    `views`: the batch consists of that many views of the same samples, one after the other.
+    """
     num_keep = num_visible(num_tokens, mask_ratio)
-    noise = torch.rand(batch, num_tokens, generator=generator, device=generator.device)
-    if device is not None:
-        noise = noise.to(device, non_blocking=True)
+    size = (whole(batch), num_tokens)
+    noise = drawn(lambda g: torch.rand(size, generator=g), generator, device or generator.device, views=views)
     # The K smallest of i.i.d. noise are a uniform subset; their order does not matter to a transformer, so a
     # selection takes the place of the two full sorts of the original code (benchmarks/bench_masking.py).
     keep = noise.topk(num_keep, dim=1, largest=False, sorted=False).indices
@@ -89,9 +94,8 @@ def sparsify(betas: Tensor, rate: float, *, generator: torch.Generator) -> Tenso
     count = int(rate * betas.shape[1])
     if count == 0:
         return betas
-    noise = torch.rand(betas.shape, generator=generator, device=generator.device).to(
-        betas.device, non_blocking=True
-    )
+    size = (whole(len(betas)), betas.shape[1])
+    noise = drawn(lambda g: torch.rand(size, generator=g), generator, betas.device)
     off = noise.topk(count, dim=1, largest=False, sorted=False).indices  # (B, count)
     return betas.scatter(1, off, 0.0)
 

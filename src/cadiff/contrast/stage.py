@@ -25,8 +25,9 @@ from cadiff.data.dataset import BrainDataset
 from cadiff.data.preprocess import PreprocessConfig, choose_voxels, target_length
 from cadiff.data.splits import check_disjoint
 from cadiff.errors import ConfigError, DataError
+from cadiff.processes import on_main
 from cadiff.runs import RunFolder
-from cadiff.training import epoch_batches, fit
+from cadiff.training import epoch_batches, fit, refuse_uneven
 
 
 class ContrastFit(EpochFit):
@@ -109,7 +110,7 @@ def contrast(config: ContrastConfig, datasets: Sequence[Path], out: Path, *, res
         def loss(betas: Tensor, generator: torch.Generator) -> Mapping[str, Tensor]:
             return phase_1_loss(model, betas, generator, config)
 
-        fit(loss, {"fmri": model}, batches, schedule, run=run, description="contrast")
+        fit(loss, {"fmri": model}, batches, schedule, run=run, description="contrast", capturable=True)
         subjects = [f"{d.description.get('name')} {d.description.get('subject')}" for d in pool.datasets]
         about = provenance(
             stage="contrast",
@@ -119,9 +120,8 @@ def contrast(config: ContrastConfig, datasets: Sequence[Path], out: Path, *, res
             inputs=inputs,
             seed=schedule.seed,
         )
-        save_encoder(encoder, model, pool.preprocessors[0], about)
-    if not run.complete:
-        run.finish()
+        on_main(lambda: save_encoder(encoder, model, pool.preprocessors[0], about))
+    run.finish()
     return encoder
 
 
@@ -134,7 +134,7 @@ def phase_1_loss(
     """
     visible = sparsify(betas, config.sparsify_rate, generator=generator)
     target = visible if config.sparsify_target == "sparsified" else betas
-    prediction, mask = model(visible.repeat(2, 1), config.mask_ratio, generator)  # (2N, V), (2N, L)
+    prediction, mask = model(visible.repeat(2, 1), config.mask_ratio, generator, views=2)  # (2N, V), (2N, L)
     first, second = prediction.chunk(2)
     terms = double_contrast(
         first,
@@ -158,6 +158,7 @@ def refuse_unfit(config: ContrastConfig, datasets: Sequence[BrainDataset]) -> No
     """Raises what `contrast` raises about these datasets, as far as their tables tell, without a look at the betas."""
     if not datasets:
         raise DataError("Phase 1 needs at least one dataset folder.")
+    refuse_uneven(config.fit)
     size, lengths = config.mae.patch_size, []
     for dataset in datasets:
         check_disjoint(dataset)

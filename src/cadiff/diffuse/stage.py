@@ -29,10 +29,13 @@ from cadiff.diffuse.sampling import make_scheduler
 from cadiff.diffuse.settings import DiffuseConfig, DiffuseFit
 from cadiff.diffuse.trainable import gradients_on_the_way_up, mark_trainable
 from cadiff.diffuse.trials import fit_label_start, fit_latent_start, read_trials, start_labels
+from cadiff.draws import drawn
 from cadiff.errors import DataError
 from cadiff.priors.load import ImagePrior, load_prior
+from cadiff.processes import on_main
 from cadiff.runs import RunFolder
-from cadiff.training import epoch_batches, fit
+from cadiff.sharing import whole
+from cadiff.training import epoch_batches, fit, refuse_uneven
 
 __all__ = ["DiffuseConfig", "DiffuseFit", "EpsilonLoss", "diffuse"]
 
@@ -63,6 +66,7 @@ def diffuse(
         ConfigError: the prior lacks what the settings ask for.
         ArtifactError: a folder is missing, damaged, or in the way.
     """
+    refuse_uneven(config.fit)
     data = BrainDataset.open(dataset)
     check_disjoint(data)
     if len(data.rows("train")) == 0:
@@ -84,8 +88,7 @@ def diffuse(
     run = RunFolder.open(out, stage="diffuse", config=config, resume=resume, inputs=inputs)
     target = run.path / "pipeline"
     if target.is_dir():  # a folder that is there is whole: it appears in one rename
-        if not run.complete:
-            run.finish()
+        run.finish()
         return target
     trials = read_trials(config, data, betas, image_prior)
     label_start, trials, found = fit_label_start(config, data, trials, image_prior, labels)
@@ -123,6 +126,7 @@ def diffuse(
         schedule,
         run=run,
         description="diffuse",
+        capturable=True,
     )
     if config.null == "mean":
         conditioner.set_null(conditioner.encode(data.betas[data.rows("train")], split="train"))
@@ -136,7 +140,7 @@ def diffuse(
         **found,
         **more,
     }
-    save_pipeline(target, image_prior, conditioner, provenance(**facts))
+    on_main(lambda: save_pipeline(target, image_prior, conditioner, provenance(**facts)))
     run.finish()
     return target
 
@@ -155,26 +159,30 @@ class EpsilonLoss:
         """Batch: betas (B, V), latents (B, 1 + crops, c, h, w), maybe start (B, C) -> {"loss": scalar}."""
         config, device, size = self.config, batch["betas"].device, len(batch["betas"])
         betas = sparsify(batch["betas"], config.sparsify_rate, generator=generator)
-        cropped = torch.rand(size, generator=generator) < config.crop_probability
-        choice = torch.randint(1, max(2, batch["latents"].shape[1]), (size,), generator=generator)
-        choice = torch.where(cropped, choice, 0).clamp(max=batch["latents"].shape[1] - 1).to(device)
+        crops, shape = batch["latents"].shape[1], batch["latents"].shape[2:]
+        everyone, levels = whole(size), len(self.weights)
+        self.weights = self.weights.to(device)
+        cropped = drawn(lambda g: torch.rand(everyone, generator=g), generator, device)
+        choice = drawn(lambda g: torch.randint(1, max(2, crops), (everyone,), generator=g), generator, device)
+        choice = torch.where(cropped < config.crop_probability, choice, 0).clamp(max=crops - 1)
         latents = batch["latents"][torch.arange(size, device=device), choice]
-        noise = torch.randn(latents.shape, generator=generator).to(device)
-        timesteps = torch.randint(len(self.weights), (size,), generator=generator)
-        dropped = (torch.rand(size, generator=generator) < config.condition_dropout).to(device)
+        noise = drawn(lambda g: torch.randn(everyone, *shape, generator=g), generator, device)
+        timesteps = drawn(lambda g: torch.randint(levels, (everyone,), generator=g), generator, device)
+        dropped = drawn(lambda g: torch.rand(everyone, generator=g), generator, device)
+        dropped = dropped < config.condition_dropout
         condition = self._condition(betas, batch.get("start"), dropped)
-        noisy = self.prior.scheduler.add_noise(latents, noise, timesteps.to(device))  # pyright: ignore
+        noisy = self.prior.scheduler.add_noise(latents, noise, timesteps)  # pyright: ignore
         unet = self.prior.unet
         with gradients_on_the_way_up(unet) if config.unet_blocks == "up" else nullcontext():
             epsilon = unet(
                 noisy.to(memory_format=torch.channels_last),
-                timesteps.to(device),
+                timesteps,
                 encoder_hidden_states=condition.context,
                 class_labels=condition.time,
                 return_dict=False,
             )[0]
         errors = (epsilon.float() - noise).square().mean((1, 2, 3))  # in float32, also under autocast
-        return {"loss": (self.weights[timesteps].to(device) * errors).mean()}
+        return {"loss": (self.weights[timesteps] * errors).mean()}
 
     def _condition(self, betas: Tensor, start: Tensor | None, dropped: Tensor) -> Condition:
         with torch.set_grad_enabled(self.config.train_encoder):

@@ -8,6 +8,8 @@
     out/reconstructions.png      held-out pictures above what the autoencoder makes of them
     out/samples.png              drawn from labels alone, one row a class
 
+Of the kind icgan it is one network, an instance-conditioned GAN: `cadiff.priors.icgan.train` says what lies in its folder.
+
 Each part goes through `cadiff.training.fit` in its own run folder. A resumed run skips the parts that are finished and takes
 up the one that was interrupted at its last checkpoint.
 """
@@ -20,7 +22,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel, VQModel
-from PIL import Image
 from pydantic import Field, model_validator
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -28,17 +29,23 @@ from torch import Tensor
 from cadiff.artifacts import atomic_path, folder_digest, provenance, read_json, write_json
 from cadiff.config import Config
 from cadiff.errors import DataError
+from cadiff.priors.icgan.train import ICGanConfig, check_icgan, train_icgan
 from cadiff.priors.images import Fit, LabelledImages, load_images
 from cadiff.priors.load import Autoencoder, save_prior
+from cadiff.priors.sheets import save_sheet
 from cadiff.priors.train_ldm import DiffusionConfig, build_scheduler, draw_latents, train_diffusion
 from cadiff.priors.train_mae import ImageMaeConfig, train_image_mae
 from cadiff.priors.train_vq import AutoencoderConfig, decode, encode, reconstruct, train_autoencoder
+from cadiff.processes import is_main, on_main
 from cadiff.runs import RunFolder
+from cadiff.training import refuse_several, refuse_uneven
 
 
 class PriorConfig(Config):
     """Settings of `cadiff prior train`; the defaults made the shipped prior's size."""
 
+    kind: Literal["diffusion", "icgan"] = "diffusion"
+    """diffusion: autoencoder, label-to-image diffusion and image MAE; icgan: an instance-conditioned GAN."""
     image_size: int = Field(default=64, ge=8, multiple_of=8)
     """Pixels of a picture's side."""
     image_fit: Fit = "resize"
@@ -53,11 +60,16 @@ class PriorConfig(Config):
     """Labels to latents."""
     image_mae: ImageMaeConfig = ImageMaeConfig()
     """What phase 2 guides the fMRI encoder with."""
+    icgan: ICGanConfig = ICGanConfig()
+    """The instance-conditioned GAN; with kind icgan it alone is trained."""
     dtype: Literal["float16", "float32"] = "float16"
     """How weights are stored."""
 
     @model_validator(mode="after")
     def _check(self) -> "PriorConfig":
+        if self.kind == "icgan":
+            check_icgan(self.icgan, self.image_size)
+            return self
         cell = self.vqvae.downsampling * 2 ** (len(self.diffusion.channels) - 1)
         wanted = {"vqvae and diffusion channels": cell, "image_mae.patch_size": self.image_mae.patch_size}
         for part, divisor in wanted.items():
@@ -69,21 +81,34 @@ class PriorConfig(Config):
 
 
 def train_prior(config: PriorConfig, images: Path, out: Path, *, resume: bool = False) -> Path:
-    """Trains a prior on the labelled pictures `images` (see `cadiff.priors.images`); returns the folder `out/prior`.
+    """Trains a prior on the labelled pictures `images` (see `cadiff.priors.images`).
+
+    Returns:
+        The folder `out/prior`, or `out/generator` of an instance-conditioned GAN.
 
     Raises:
         DataError: pictures that cannot be read, or too few of them.
         ArtifactError: `out` is in use, or is resumed with other settings or other pictures.
     """
+    if config.kind == "icgan":
+        refuse_several("An instance-conditioned GAN")
+    else:
+        for part in (config.vqvae, config.diffusion, config.image_mae):
+            refuse_uneven(part.fit)
     pictures = load_images(images, config.image_size, fit=config.image_fit)
     train, heldout = _split(pictures, config)
     run = RunFolder.open(out, stage="prior", config=config, resume=resume, inputs={"images": pictures.digest})
-    prior = out / "prior"
+    prior = out / ("generator" if config.kind == "icgan" else "prior")
     if prior.is_dir():  # written in one rename, so it is whole
         run.finish()
         return prior
 
     shown, seen = pictures.images[heldout], pictures.images[train]
+    if config.kind == "icgan":
+        about: dict[str, Any] = {"seed": config.seed, "digest": pictures.digest, "dtype": config.dtype}
+        train_icgan(config.icgan, seen, shown, run=run, **about)
+        run.finish()
+        return prior
 
     def train_denoiser(run: RunFolder) -> dict[str, Any]:
         cache = run.path / "latents.safetensors"
@@ -91,7 +116,8 @@ def train_prior(config: PriorConfig, images: Path, out: Path, *, resume: bool = 
         found = train_diffusion(
             config.diffusion, latents, pictures.labels[train], len(pictures.classes), run=run
         )
-        cache.unlink()
+        if is_main():
+            cache.unlink()
         return found
 
     part = partial(_part, resume=resume, seed=config.seed)
@@ -106,8 +132,8 @@ def train_prior(config: PriorConfig, images: Path, out: Path, *, resume: bool = 
     facts["image_mae"] = part(out / "image_mae", config.image_mae, train_mae, inputs)
     about = _about(pictures, train, heldout, facts)
     both = _above(shown[:32], reconstruct(model, shown[:32]), columns=16)
-    _save_sheet(out / "reconstructions.png", both, columns=16)
-    _assemble(out, config, model, about)
+    on_main(lambda: save_sheet(out / "reconstructions.png", both, columns=16))
+    on_main(lambda: _assemble(out, config, model, about))
     run.finish()
     return prior
 
@@ -144,7 +170,7 @@ def _part(
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             facts = train_it(run=run)
-        write_json(folder / "facts.json", facts)
+        on_main(lambda: write_json(folder / "facts.json", facts))
         run.finish()
     return read_json(folder / "facts.json")
 
@@ -158,12 +184,15 @@ def _load_autoencoder(folder: Path) -> Autoencoder:
 
 def _latents(cache: Path, model: Autoencoder, images: np.ndarray, *, mirrored: bool) -> Tensor:
     """Scaled latents float16 (V, N, C, h, w) of the pictures and of their mirror images; `cache` keeps them for resuming."""
-    if not cache.is_file():
+
+    def make() -> None:
         views = [images, images[:, :, ::-1]] if mirrored else [images]
         encoded = [encode(model, np.ascontiguousarray(view), progress=True) for view in views]
         scaled = torch.stack(encoded) * model.config["scaling_factor"]
         with atomic_path(cache) as temporary:
             save_file({"latents": scaled.half().contiguous()}, temporary)
+
+    on_main(lambda: None if cache.is_file() else make())
     return load_file(cache)["latents"]
 
 
@@ -200,7 +229,7 @@ def _assemble(out: Path, config: PriorConfig, model: Autoencoder, about: dict[st
     generator = torch.Generator().manual_seed(config.seed)
     latents = draw_latents(unet, table, labels, generator=generator)
     drawn = decode(model, latents / model.config["scaling_factor"])
-    _save_sheet(out / "samples.png", drawn, columns=8)
+    save_sheet(out / "samples.png", drawn, columns=8)
     about = {"scaling_factor": model.config["scaling_factor"], "context_dim": table.shape[1], **about}
     save_prior(
         out / "prior",
@@ -218,14 +247,3 @@ def _above(images: np.ndarray, others: np.ndarray, *, columns: int) -> np.ndarra
     """Rows of `images` and of `others` in turn, for a sheet of that many columns; both (N, S, S, 3)."""
     starts = range(0, len(images), columns)
     return np.concatenate([part[start : start + columns] for start in starts for part in (images, others)])
-
-
-def _save_sheet(path: Path, images: np.ndarray, *, columns: int, gap: int = 2) -> None:
-    """uint8 (N, S, S, 3) as one PNG, row by row."""
-    rows, size = -(-len(images) // columns), images.shape[1]
-    sheet = np.full((rows * (size + gap) - gap, columns * (size + gap) - gap, 3), 255, np.uint8)
-    for place, image in enumerate(images):
-        top, left = (place // columns) * (size + gap), (place % columns) * (size + gap)
-        sheet[top : top + size, left : left + size] = image
-    with atomic_path(path) as temporary:
-        Image.fromarray(sheet).save(temporary, format="png")

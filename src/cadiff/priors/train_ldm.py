@@ -27,7 +27,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cadiff.config import Config
+from cadiff.processes import is_main
 from cadiff.runs import RunFolder
+from cadiff.sharing import own, to_device, whole
 from cadiff.training import FitConfig, epoch_batches, fit
 
 
@@ -153,14 +155,15 @@ def train_diffusion(
 
     def batches(index: int) -> dict[str, Tensor]:
         rows = torch.from_numpy(order(index))
-        return {"latents": latents[:, rows], "labels": targets[rows]}
+        return {"latents": latents[:, rows].transpose(0, 1), "labels": targets[rows]}
 
     loss = diffusion_loss(config, unet, table)
     result = fit(loss, {"unet": unet, "labels": table}, batches, config.fit, run=run, description="diffusion")
     stored: Any = unet.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
-    stored.cpu().save_pretrained(run.path / "unet")
-    build_scheduler().save_pretrained(run.path / "scheduler")
-    save_file({"weight": table.embedding.weight.detach().cpu()}, run.path / "label_embedding.safetensors")
+    if is_main():
+        stored.cpu().save_pretrained(run.path / "unet")
+        build_scheduler().save_pretrained(run.path / "scheduler")
+        save_file({"weight": table.embedding.weight.detach().cpu()}, run.path / "label_embedding.safetensors")
     return {
         "steps": result.steps,
         "seconds": round(result.seconds, 1),
@@ -173,27 +176,28 @@ def train_diffusion(
 def diffusion_loss(
     config: DiffusionConfig, unet: UNet2DConditionModel, table: LabelTable
 ) -> Callable[..., dict[str, Tensor]]:
-    """loss_fn for `cadiff.training.fit`; a batch is {"latents": (V, B, C, h, w), "labels": (B,)}."""
+    """loss_fn for `cadiff.training.fit`; a batch is {"latents": (B, V, C, h, w), "labels": (B,)}."""
     abar: Tensor = build_scheduler().alphas_cumprod
     weights = snr_weights(abar, config.min_snr)
 
     def loss(batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         views, labels = batch["latents"], batch["labels"]
-        device, count = views.device, len(labels)
-        view = torch.randint(len(views), (count,), generator=generator)
-        timesteps = torch.randint(len(abar), (count,), generator=generator)
-        hidden = torch.rand(count, generator=generator) < config.label_dropout
-        epsilon = torch.randn(views.shape[1:], generator=generator).to(device)
+        device, count, everyone = views.device, len(labels), whole(len(labels))
+        view = to_device(own(torch.randint(views.shape[1], (everyone,), generator=generator)), device)
+        timesteps = own(torch.randint(len(abar), (everyone,), generator=generator))
+        hidden = to_device(own(torch.rand(everyone, generator=generator) < config.label_dropout), device)
+        epsilon = to_device(own(torch.randn(everyone, *views.shape[2:], generator=generator)), device)
         longer = bool(torch.rand((), generator=generator) < 0.5)
-        latents = views[view.to(device), torch.arange(count, device=device)].float()  # (B, C, h, w)
-        kept = abar[timesteps].to(device).view(-1, 1, 1, 1)
+        latents = views[torch.arange(count, device=device), view].float()  # (B, C, h, w)
+        kept = to_device(abar[timesteps], device).view(-1, 1, 1, 1)
+        weight, timesteps = to_device(weights[timesteps], device), to_device(timesteps, device)
         noisy = kept.sqrt() * latents + (1 - kept).sqrt() * epsilon
-        labels = torch.where(hidden.to(device), table.null_label, labels)
+        labels = torch.where(hidden, table.null_label, labels)
         context = table(labels, config.context_tokens if longer else 1)
         noisy = noisy.contiguous(memory_format=torch.channels_last)
-        predicted = unet(noisy, timesteps.to(device), encoder_hidden_states=context, return_dict=False)[0]
+        predicted = unet(noisy, timesteps, encoder_hidden_states=context, return_dict=False)[0]
         squared = (predicted.float() - epsilon).square().mean(dim=(1, 2, 3))  # (B,)
-        return {"loss": (weights[timesteps].to(device) * squared).mean(), "mse": squared.mean()}
+        return {"loss": (weight * squared).mean(), "mse": squared.mean()}
 
     return loss
 

@@ -18,7 +18,9 @@ from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
 from cadiff.artifacts import write_json
 from cadiff.config import Config
+from cadiff.processes import on_main
 from cadiff.runs import RunFolder
+from cadiff.sharing import own, to_device, whole
 from cadiff.training import FitConfig, epoch_batches, fit
 
 
@@ -125,13 +127,13 @@ def train_image_mae(
         "heldout_loss": round(_heldout_loss(config, model, heldout), 4),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
     }
-    model.cpu().half().save_pretrained(run.path / "image_mae")
+    on_main(lambda: model.cpu().half().save_pretrained(run.path / "image_mae"))
     about = {
         "mean": list(config.pixel_mean),
         "std": list(config.pixel_std),
         "input": "RGB in 0..1, normalised",
     }
-    write_json(run.path / "image_mae" / "input.json", about)
+    on_main(lambda: write_json(run.path / "image_mae" / "input.json", about))
     return facts
 
 
@@ -151,7 +153,7 @@ def image_mae_loss(config: ImageMaeConfig, model: ViTMAEForPreTraining) -> Calla
 
 def normalise(images: Tensor, config: ImageMaeConfig) -> Tensor:
     """uint8 (B, S, S, 3) -> float32 (B, 3, S, S), zero mean and unit deviation a channel over photos."""
-    mean, std = (torch.tensor(value, device=images.device) for value in (config.pixel_mean, config.pixel_std))
+    mean, std = (to_device(torch.tensor(x), images.device) for x in (config.pixel_mean, config.pixel_std))
     return ((images.float() / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
 
 
@@ -160,7 +162,7 @@ def random_crop(images: Tensor, min_area: float, *, flip: bool, generator: torch
     count = len(images)
 
     def uniform() -> Tensor:
-        return torch.rand(count, generator=generator)
+        return own(torch.rand(whole(count), generator=generator))
 
     area = min_area + (1 - min_area) * uniform()
     aspect = torch.exp((uniform() - 0.5) * 2 * math.log(4 / 3))
@@ -172,15 +174,14 @@ def random_crop(images: Tensor, min_area: float, *, flip: bool, generator: torch
     affine = torch.zeros(count, 2, 3)
     affine[:, 0, 0], affine[:, 0, 2] = width * sign, left
     affine[:, 1, 1], affine[:, 1, 2] = height, top
-    grid = F.affine_grid(affine.to(images.device), list(images.shape), align_corners=False)
+    grid = F.affine_grid(to_device(affine, images.device), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
 def _masked_loss(model: ViTMAEForPreTraining, images: Tensor, generator: torch.Generator) -> Tensor:
     num_patches = model.vit.embeddings.patch_embeddings.num_patches
-    noise = torch.rand(len(images), num_patches, generator=generator).to(
-        images.device
-    )  # says which patches are hidden
+    noise = own(torch.rand(whole(len(images)), num_patches, generator=generator))
+    noise = to_device(noise, images.device)  # says which patches are hidden
     return model(pixel_values=images, noise=noise).loss
 
 

@@ -26,7 +26,9 @@ from tqdm import tqdm
 from cadiff.config import Config
 from cadiff.priors.load import Autoencoder
 from cadiff.priors.perceptual import PerceptualDistance
+from cadiff.processes import on_main
 from cadiff.runs import RunFolder
+from cadiff.sharing import gather, own, to_device, total, whole
 from cadiff.training import FitConfig, epoch_batches, fit
 
 
@@ -125,7 +127,7 @@ def train_autoencoder(
     if isinstance(model, VQModel):
         facts["codes_used"] = len(torch.unique(_codes(model, encode(model, images[:2048]))))
     stored: Any = model.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
-    stored.cpu().save_pretrained(run.path / "vqvae")
+    on_main(lambda: stored.cpu().save_pretrained(run.path / "vqvae"))
     return facts
 
 
@@ -137,8 +139,9 @@ def autoencoder_loss(config: AutoencoderConfig, model: Autoencoder) -> Callable[
     def loss(batch: dict[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
         images = to_range(batch["images"])  # (B, 3, S, S)
         if config.horizontal_flip:
-            mirrored = torch.rand(len(images), generator=generator) < 0.5
-            images = torch.where(mirrored.to(images.device).view(-1, 1, 1, 1), images.flip(3), images)
+            mirrored = own(torch.rand(whole(len(images)), generator=generator) < 0.5)
+            mirrored = to_device(mirrored, images.device).view(-1, 1, 1, 1)
+            images = torch.where(mirrored, images.flip(3), images)
         if codebook is not None:
             decoded, bottleneck = codebook.forward(images, batch["index"], generator)
             terms, weight = {"codebook": bottleneck}, config.codebook_weight
@@ -159,7 +162,9 @@ def autoencoder_loss(config: AutoencoderConfig, model: Autoencoder) -> Callable[
 def _through_gaussian(model: Any, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Reconstruction (B, 3, S, S) from a draw of the posterior, and the mean KL in nats a picture."""
     posterior = model.encode(images).latent_dist
-    noise = torch.randn(posterior.mean.shape, generator=generator).to(images.device)
+    shape = posterior.mean.shape
+    noise = own(torch.randn(whole(shape[0]), *shape[1:], generator=generator))
+    noise = to_device(noise, images.device)
     return model.decode(posterior.mean + posterior.std * noise).sample, posterior.kl().mean()
 
 
@@ -176,7 +181,7 @@ class Codebook:
         if index < self.start:
             decoded: Any = self.model.decode(latents, force_not_quantize=True)
             return decoded.sample, latents.new_zeros(())
-        vectors = latents.detach().permute(0, 2, 3, 1).reshape(-1, latents.shape[1])  # (B h w, C)
+        vectors = gather(latents.detach()).permute(0, 2, 3, 1).reshape(-1, latents.shape[1])  # (B h w, C)
         if index == self.start:
             self._place(vectors, generator)
         quantised, loss, (_, _, codes) = self.model.quantize(latents)
@@ -202,7 +207,8 @@ class Codebook:
     def _revive(self, vectors: Tensor, generator: torch.Generator) -> None:
         codes = self.model.quantize.embedding.weight
         fresh = _draw(vectors, len(codes), generator)
-        codes.copy_(torch.where(self.used[:, None], codes, fresh))
+        used = total(self.used.int()) > 0  # by any process
+        codes.copy_(torch.where(used[:, None], codes, fresh))
         self.used.zero_()
 
 
