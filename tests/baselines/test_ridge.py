@@ -7,7 +7,8 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
-from cadiff.baselines.ridge import Drawing, RidgePixels
+from cadiff.baselines.labels import Drawing
+from cadiff.baselines.ridge import RidgePixels
 from cadiff.data.dataset import BrainDataset
 from cadiff.data.splits import average_repeats
 
@@ -28,7 +29,7 @@ def test_pixels_equal_those_of_scikit_learn_with_the_same_penalty(data, fitted):
     y = data.images(data.trials["stimulus_id"].iloc[rows]).reshape(len(rows), -1) / 255.0
     centred = x - x.mean(axis=0)
     squares = np.linalg.svd(centred.astype(np.float64), compute_uv=False) ** 2
-    alpha = fitted.ridge.penalty * squares[squares > squares[0] * 1e-12].mean()
+    alpha = fitted.ridge["penalty"] * squares[squares > squares[0] * 1e-12].mean()
     test = data.betas[data.rows("test")]
     expected = Ridge(alpha=alpha).fit(x, y).predict(fitted.preprocessor(test))
     found = fitted.predict(test).reshape(len(test), -1)
@@ -41,7 +42,7 @@ def test_a_linear_brain_is_read_almost_without_error(data, fitted):
     assert pictures.shape == (6, 1, 16, 16, 3)
     assert pictures.dtype == np.uint8
     assert np.abs(pictures[:, 0].astype(int) - data.images(ids)).mean() < 2.0
-    assert fitted.ridge.score > 0.99
+    assert fitted.ridge["held_out_score"] > 0.99
 
 
 def test_shuffled_brains_are_read_worse(data, fitted):
@@ -62,6 +63,45 @@ def test_values_outside_the_range_are_clipped_not_wrapped(data, fitted):
     assert (raw < -0.5).any()
     assert (pictures[raw > 1] == 255).all()
     assert (pictures[raw < 0] == 0).all()
+
+
+def test_a_penalty_a_target_follows_the_noise_of_each_and_equals_scikit_learn(rng):
+    from cadiff.encoding.ridge import RidgePath, fit_ridge
+
+    x = rng.normal(size=(80, 20))
+    y = np.stack([x @ rng.normal(size=20), rng.normal(size=80)], axis=1)
+    groups = [str(i) for i in range(80)]
+    found = fit_ridge(torch.from_numpy(x), torch.from_numpy(y), groups, score="r2", per_target=True)
+    assert found.penalties is not None
+    clear, noise = found.penalties.tolist()
+    assert clear < 0.1 * noise
+    unit = RidgePath(torch.from_numpy(x), torch.from_numpy(y)).mean_square.item()
+    for target, penalty in enumerate((clear, noise)):
+        expected = Ridge(alpha=penalty * unit).fit(x, y[:, target])
+        np.testing.assert_allclose(found.weight[:, target], expected.coef_, atol=1e-5)
+        alone = fit_ridge(torch.from_numpy(x), torch.from_numpy(y[:, [target]]), groups, score="r2")
+        assert alone.penalty == penalty
+        np.testing.assert_allclose(found.held_out[:, target], alone.held_out[:, 0], atol=1e-6)
+    assert sum(found.facts()["targets_of_penalty"].values()) == 2
+
+
+def test_a_penalty_a_component_reads_a_linear_brain_as_well(data):
+    fitted = RidgePixels.fit(data, data.rows("train"), per_target=True)
+    betas, ids, repeats = average_repeats(data)
+    pictures = fitted.reconstruct(betas, stimulus_ids=ids, repeats=repeats)[:, 0]
+    assert np.abs(pictures.astype(int) - data.images(ids)).mean() < 2.0
+
+
+def test_features_retrieve_each_training_picture_from_its_own_betas(data):
+    from cadiff.baselines.ridge import RidgeRetrieval
+
+    rows = data.rows("train")
+    ids = [str(s) for s in data.trials["stimulus_id"].to_numpy()[rows]]
+    fitted = RidgeRetrieval.fit(data, rows, features="pixels")
+    ones = np.ones(len(rows), dtype=int)
+    drawn = fitted.reconstruct(data.betas[rows], stimulus_ids=ids, repeats=ones)
+    np.testing.assert_array_equal(drawn[:, 0], data.images(ids))
+    assert fitted.facts()["features"] == ["pixels"]
 
 
 class TinyPrior:
@@ -109,7 +149,7 @@ def test_the_ridge_to_labels_draws_what_the_true_label_draws_when_the_brain_is_a
     """Betas are a rotation of the label embedding: the ridge must find it, and the pictures must agree."""
     import pandas as pd
 
-    from cadiff.baselines.ridge import RidgeLabel, TrueLabel
+    from cadiff.baselines.labels import RidgeLabel, TrueLabel
     from cadiff.data.dataset import write_dataset
     from cadiff.priors.load import load_prior
 

@@ -3,7 +3,8 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
-from cadiff.diffuse.start import LabelStart, LatentStart, _Ridge, fit_ridge, scale_to
+from cadiff.diffuse.start import LabelStart, LatentStart, scale_to
+from cadiff.encoding.ridge import RidgePath, fit_ridge
 
 
 def draw(n, v, c, *, noise, seed=0):
@@ -16,7 +17,7 @@ def draw(n, v, c, *, noise, seed=0):
 @pytest.mark.parametrize("penalty", [1e-2, 1.0, 30.0])
 def test_equals_sklearn(shape, penalty):
     x, y, _ = draw(*shape, 4, noise=0.5)
-    fit = _Ridge(x.double(), y.double())
+    fit = RidgePath(x.double(), y.double())
     weight, bias = fit.solve(penalty)
     other = Ridge(alpha=penalty * fit.mean_square.item()).fit(x.double().numpy(), y.double().numpy())
     np.testing.assert_allclose(weight.T, other.coef_, atol=1e-8)

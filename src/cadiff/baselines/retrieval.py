@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
 
+from cadiff.baselines.fitted import State, preprocessor_of, preprocessor_state
 from cadiff.data.dataset import BrainDataset
 from cadiff.data.preprocess import PreprocessConfig, Preprocessor
 from cadiff.errors import DataError
@@ -43,6 +46,21 @@ class Retrieval:
         similarity = _unit(self.preprocessor(betas)) @ self.patterns.T  # (m, stimuli), Pearson over voxels
         return self.images[similarity.argmax(axis=1)][:, None]
 
+    def facts(self) -> dict[str, Any]:
+        """How many pictures there are to choose from."""
+        return {"pictures": len(self.images)}
+
+    def state(self) -> State:
+        """See `Baseline.state`."""
+        own = preprocessor_state(self.preprocessor)
+        found = {"patterns": torch.from_numpy(self.patterns), "images": torch.from_numpy(self.images)}
+        return State(own.config, own.tensors | found)
+
+    @classmethod
+    def from_state(cls, state: State, dataset: BrainDataset) -> Retrieval:
+        """See `Baseline.from_state`."""
+        return cls(preprocessor_of(state), *(state.tensors[key].numpy() for key in ("patterns", "images")))
+
 
 @dataclass(frozen=True)
 class MeanImage:
@@ -63,6 +81,19 @@ class MeanImage:
         """Raw betas (m, V) -> uint8 (m, 1, H, W, 3), all the same."""
         return np.broadcast_to(self.image, (len(betas), 1, *self.image.shape))
 
+    def facts(self) -> dict[str, Any]:
+        """Nothing was chosen."""
+        return {}
+
+    def state(self) -> State:
+        """See `Baseline.state`."""
+        return State({}, {"image": torch.from_numpy(self.image)})
+
+    @classmethod
+    def from_state(cls, state: State, dataset: BrainDataset) -> MeanImage:
+        """See `Baseline.from_state`."""
+        return cls(state.tensors["image"].numpy())
+
 
 @dataclass(frozen=True)
 class ClassMean:
@@ -80,7 +111,7 @@ class ClassMean:
         Raises:
             DataError: a training stimulus without a label.
         """
-        labels = {str(s): str(label) for s, label in dataset.stimuli["label"].dropna().items()}
+        labels = _labels(dataset)
         names = list(dict.fromkeys(dataset.trials["stimulus_id"].to_numpy()[rows]))
         if missing := [name for name in names if name not in labels]:
             raise DataError(
@@ -111,6 +142,26 @@ class ClassMean:
                 )
             pictures.append(self.images[label])
         return np.stack(pictures)[:, None]
+
+    def facts(self) -> dict[str, Any]:
+        """How many classes there are."""
+        return {"classes": len(self.images)}
+
+    def state(self) -> State:
+        """See `Baseline.state`."""
+        stacked = np.stack(list(self.images.values()))
+        return State({"classes": list(self.images)}, {"images": torch.from_numpy(stacked)})
+
+    @classmethod
+    def from_state(cls, state: State, dataset: BrainDataset) -> ClassMean:
+        """See `Baseline.from_state`; labels are those of `dataset`."""
+        images = state.tensors["images"].numpy()
+        return cls(dict(zip(state.config["classes"], images, strict=True)), _labels(dataset))
+
+
+def _labels(dataset: BrainDataset) -> dict[str, str]:
+    """stimulus_id -> label."""
+    return {str(s): str(label) for s, label in dataset.stimuli["label"].dropna().items()}
 
 
 def _mean_image(images: np.ndarray) -> np.ndarray:

@@ -1,7 +1,9 @@
-"""Linear decoders: ridge regression to pixels, and to the label embedding that an image prior draws from.
+"""Linear decoders: ridge regression from voxels to pixels, to the latents of an image prior, to features of pictures.
 
-The penalty is chosen by cross-validation inside the training trials, folds grouped by stimulus (`fit_ridge`).
-n trials, m test rows, V voxels, k samples a row, C context width, H x W pixels.
+The penalty is chosen by cross-validation inside the training trials, folds grouped by stimulus (`fit_ridge`). Targets are
+principal components of the training pictures (or latents, or features): ridge predictions lie in the span of the training
+targets, so nothing is lost and it is far cheaper than a regression per pixel.
+n trials, m test rows, V voxels, H x W pixels; pictures are uint8 (m, 1, H, W, 3).
 """
 
 from __future__ import annotations
@@ -9,30 +11,40 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from cadiff.baselines.fitted import (
+    State,
+    check_prior,
+    preprocessor_of,
+    preprocessor_state,
+    prior_state,
+    put,
+    take,
+)
 from cadiff.data.dataset import BrainDataset
 from cadiff.data.preprocess import PreprocessConfig, Preprocessor
-from cadiff.diffuse.conditioner import Condition
+from cadiff.diffuse.latents import to_unit_range
 from cadiff.diffuse.pipeline import to_uint8
-from cadiff.diffuse.sampling import denoise, make_scheduler, trial_noise
-from cadiff.diffuse.start import LabelStart, LatentStart, RidgeFit
-from cadiff.errors import ConfigError, DataError
+from cadiff.diffuse.start import LatentStart
+from cadiff.encoding.features import FeatureBlock, Spaces, default_features
+from cadiff.evaluate.pixel import correlations
 from cadiff.priors.load import ImagePrior, load_prior
 
 
 @dataclass(frozen=True)
 class RidgePixels:
-    """pixels = betas @ weight + bias, one penalty for all pixels."""
+    """pixels = betas @ weight + bias."""
 
     preprocessor: Preprocessor
     start: LatentStart
     shape: tuple[int, ...]
     """(H, W, 3)."""
-    ridge: RidgeFit
+    ridge: dict[str, Any]
     """The penalty chosen and its held-out fraction of variance explained."""
 
     @classmethod
@@ -43,6 +55,7 @@ class RidgePixels:
         *,
         size: int | None = None,
         num_components: int | None = None,
+        per_target: bool = False,
         match_repeat_spread: bool = True,
         seed: int = 0,
     ) -> RidgePixels:
@@ -50,20 +63,19 @@ class RidgePixels:
 
         Args:
             size: side of the pictures in pixels; as they are when absent.
-            num_components: principal components of the training pictures to predict. All of them when absent: ridge
-                predictions lie in their span, so nothing is lost and it is far cheaper than a regression per pixel.
+            num_components: principal components of the training pictures to predict; all of them when absent.
+            per_target: a penalty for every component instead of one for all.
             match_repeat_spread: rescale averages of repeats to the spread of single trials, where noise ceilings are known.
             seed: of the cross-validation folds.
         """
-        preprocessor, betas, ids = _prepare(dataset, rows, match_repeat_spread)
-        names = list(dict.fromkeys(ids))
+        preprocessor, betas, ids = prepare(dataset, rows, match_repeat_spread)
+        names, which = _distinct(ids)
         pictures = dataset.images(names, size)
-        which = torch.tensor([names.index(i) for i in ids])
         flat = torch.from_numpy(pictures.reshape(len(names), -1) / 255.0)[which]
         start, ridge = LatentStart.fit(
-            betas, flat, ids, num_components=num_components or len(flat), seed=seed
+            betas, flat, ids, num_components=num_components or len(flat), seed=seed, per_target=per_target
         )
-        return cls(preprocessor, start, pictures.shape[1:], ridge)
+        return cls(preprocessor, start, pictures.shape[1:], ridge.facts())
 
     def reconstruct(
         self, betas: np.ndarray, *, stimulus_ids: Sequence[str], repeats: np.ndarray
@@ -77,66 +89,29 @@ class RidgePixels:
         flat = self.start(torch.from_numpy(self.preprocessor(betas, repeats)))
         return flat.numpy().reshape(-1, *self.shape)
 
+    def facts(self) -> dict[str, Any]:
+        """Penalty and held-out score."""
+        return self.ridge
 
-@dataclass(frozen=True)
-class Drawing:
-    """How an image prior draws from label embeddings."""
+    def state(self) -> State:
+        """See `Baseline.state`."""
+        return _state(self.preprocessor, self.start, {"shape": list(self.shape), "ridge": self.ridge})
 
-    prior: ImagePrior
-    num_images_per_trial: int = 5
-    num_inference_steps: int = 50
-    guidance_scale: float = 2.0
-    scheduler: str = "ddim"
-    batch_size: int = 16
-    seed: int = 0
-
-    def __call__(self, embeddings: Tensor) -> np.ndarray:
-        """Embeddings (m, C) -> uint8 (m, k, H, W, 3); sample s of row i has the noise of (seed, i, s)."""
-        prior = self.prior
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        for network in (prior.unet, prior.vqvae):
-            torch.nn.Module.to(network, device)
-        shape = prior.latent_shape
-        noise = trial_noise(len(embeddings), self.num_images_per_trial, shape, self.seed).flatten(0, 1)
-        context = embeddings.repeat_interleave(self.num_images_per_trial, dim=0)[:, None]  # (m k, 1, C)
-        pieces = []
-        for start in range(0, len(noise), self.batch_size):
-            part = slice(start, start + self.batch_size)
-            count = len(noise[part])
-            latents = denoise(
-                prior.unet,
-                make_scheduler(self.scheduler, prior.scheduler.config),
-                noise[part].to(device),
-                self._condition(context[part]).rows(torch.arange(count)),
-                num_inference_steps=self.num_inference_steps,
-                guidance_scale=self.guidance_scale,
-                null=self._null(count) if self.guidance_scale != 1.0 else None,
-            )
-            pieces.append(to_uint8(prior.decode(latents)))
-        joined = np.concatenate(pieces)
-        return joined.reshape(len(embeddings), self.num_images_per_trial, *joined.shape[1:])
-
-    def _condition(self, context: Tensor) -> Condition:
-        """Context (B, 1, C) with the time vector that leaves the prior as it was trained."""
-        context = context.to(self.prior.unet.device)
-        return Condition(context, context.new_zeros(len(context), self.prior.time_dim))
-
-    def _null(self, count: int) -> Condition:
-        table, row = self.prior.label_embedding, self.prior.null_label
-        if table is None or row is None:
-            raise ConfigError("This prior has no 'no label' row to guide away from: use guidance_scale=1.")
-        return self._condition(table[row].expand(count, 1, -1))
+    @classmethod
+    def from_state(cls, state: State, dataset: BrainDataset) -> RidgePixels:
+        """See `Baseline.from_state`."""
+        return cls(*_parts(state), tuple(state.config["shape"]), state.config["ridge"])
 
 
 @dataclass(frozen=True)
-class RidgeLabel:
-    """The rival to beat: ridge voxels -> label embedding, rescaled to the embeddings' length, drawn by the prior."""
+class RidgeLatents:
+    """latents = betas @ weight + bias, decoded by the image prior's auto-encoder: no diffusion."""
 
     preprocessor: Preprocessor
-    start: LabelStart
-    drawing: Drawing
-    ridge: RidgeFit
-    """The penalty chosen and its held-out cosine."""
+    start: LatentStart
+    prior: ImagePrior
+    ridge: dict[str, Any]
+    """As in `RidgePixels`."""
 
     @classmethod
     def fit(
@@ -145,40 +120,55 @@ class RidgeLabel:
         rows: np.ndarray,
         *,
         prior: str | Path = "shipped",
-        num_images_per_trial: int = 5,
-        num_inference_steps: int = 50,
-        guidance_scale: float = 2.0,
-        scheduler: str = "ddim",
+        num_components: int | None = None,
+        per_target: bool = False,
         match_repeat_spread: bool = True,
         seed: int = 0,
-    ) -> RidgeLabel:
-        """Fits on training trials; the other options are of the drawing.
-
-        Raises:
-            DataError: a training stimulus whose class the prior does not know.
-        """
-        preprocessor, betas, ids = _prepare(dataset, rows, match_repeat_spread)
-        opened = load_prior(prior)
-        table, labels = _label_rows(dataset, opened, ids)
-        start, _, ridge = LabelStart.fit(betas, torch.tensor(labels), table, ids, seed=seed)
-        drawing = Drawing(
-            opened, num_images_per_trial, num_inference_steps, guidance_scale, scheduler, seed=seed
+    ) -> RidgeLatents:
+        """Fits on training trials; options as in `RidgePixels`, of the latents of `prior`."""
+        preprocessor, betas, ids = prepare(dataset, rows, match_repeat_spread)
+        opened = _on_device(load_prior(prior))
+        names, which = _distinct(ids)
+        latents = opened.encode(to_unit_range(dataset.images(names, opened.image_size))).cpu()
+        components = num_components or len(betas)
+        start, ridge = LatentStart.fit(
+            betas, latents[which], ids, num_components=components, seed=seed, per_target=per_target
         )
-        return cls(preprocessor, start, drawing, ridge)
+        return cls(preprocessor, start, opened, ridge.facts())
 
     def reconstruct(
         self, betas: np.ndarray, *, stimulus_ids: Sequence[str], repeats: np.ndarray
     ) -> np.ndarray:
-        """Raw betas (m, V) -> uint8 (m, k, H, W, 3)."""
-        return self.drawing(self.start(torch.from_numpy(self.preprocessor(betas, repeats))))
+        """Raw betas (m, V) -> uint8 (m, 1, H, W, 3)."""
+        flat = self.start(torch.from_numpy(self.preprocessor(betas, repeats)))
+        return to_uint8(self.prior.decode(flat.unflatten(1, self.prior.latent_shape)))[:, None]
+
+    def facts(self) -> dict[str, Any]:
+        """Penalty and held-out score."""
+        return self.ridge
+
+    def state(self) -> State:
+        """See `Baseline.state`; the prior is named, not copied."""
+        return _state(self.preprocessor, self.start, {"ridge": self.ridge, **prior_state(self.prior)})
+
+    @classmethod
+    def from_state(cls, state: State, dataset: BrainDataset) -> RidgeLatents:
+        """See `Baseline.from_state`."""
+        return cls(*_parts(state), _on_device(check_prior(state)), state.config["ridge"])
 
 
 @dataclass(frozen=True)
-class TrueLabel:
-    """Oracle: what the prior draws when it is given the true label. The ceiling of the generator, not a method."""
+class RidgeRetrieval:
+    """The training picture whose features correlate best with the features that ridge predicts from the betas."""
 
-    dataset: BrainDataset
-    drawing: Drawing
+    preprocessor: Preprocessor
+    start: LatentStart
+    features: np.ndarray
+    """(pictures, F) float32, scaled, of the training pictures."""
+    images: np.ndarray
+    """uint8 (pictures, H, W, 3)."""
+    ridge: dict[str, Any]
+    """As in `RidgePixels`, and the features."""
 
     @classmethod
     def fit(
@@ -186,28 +176,57 @@ class TrueLabel:
         dataset: BrainDataset,
         rows: np.ndarray,
         *,
+        features: str | Sequence[str] | None = None,
         prior: str | Path = "shipped",
-        num_images_per_trial: int = 5,
-        num_inference_steps: int = 50,
-        guidance_scale: float = 2.0,
-        scheduler: str = "ddim",
+        size: int | None = None,
+        num_components: int | None = None,
+        per_target: bool = True,
+        match_repeat_spread: bool = True,
         seed: int = 0,
-    ) -> TrueLabel:
-        """Learns nothing; the options are of the drawing."""
-        drawing = Drawing(
-            load_prior(prior), num_images_per_trial, num_inference_steps, guidance_scale, scheduler, seed=seed
+    ) -> RidgeRetrieval:
+        """Fits on training trials; `features` as in `EncodingModel.fit`, the other options as in `RidgePixels`."""
+        preprocessor, betas, ids = prepare(dataset, rows, match_repeat_spread)
+        names, which = _distinct(ids)
+        images = dataset.images(names, size)
+        asked = [features] if isinstance(features, str) else features
+        spaces = Spaces(asked or default_features(images), prior)
+        found = zip(spaces.names, spaces(images), strict=True)
+        table = np.concatenate([FeatureBlock.fit(name, part)(part) for name, part in found], axis=1)
+        start, ridge = LatentStart.fit(
+            betas,
+            torch.from_numpy(table)[which],
+            ids,
+            num_components=num_components or len(betas),
+            seed=seed,
+            per_target=per_target,
         )
-        return cls(dataset, drawing)
+        return cls(preprocessor, start, table, images, {"features": list(spaces.names), **ridge.facts()})
 
     def reconstruct(
         self, betas: np.ndarray, *, stimulus_ids: Sequence[str], repeats: np.ndarray
     ) -> np.ndarray:
-        """Stimulus ids (m,) -> uint8 (m, k, H, W, 3)."""
-        table, labels = _label_rows(self.dataset, self.drawing.prior, list(stimulus_ids))
-        return self.drawing(table[torch.tensor(labels)])
+        """Raw betas (m, V) -> uint8 (m, 1, H, W, 3)."""
+        predicted = self.start(torch.from_numpy(self.preprocessor(betas, repeats))).numpy()
+        return self.images[correlations(predicted, self.features).argmax(axis=1)][:, None]
+
+    def facts(self) -> dict[str, Any]:
+        """Features, penalties and held-out score."""
+        return self.ridge
+
+    def state(self) -> State:
+        """See `Baseline.state`."""
+        own = _state(self.preprocessor, self.start, {"ridge": self.ridge})
+        pictures = {"features": torch.from_numpy(self.features), "images": torch.from_numpy(self.images)}
+        return State(own.config, own.tensors | pictures)
+
+    @classmethod
+    def from_state(cls, state: State, dataset: BrainDataset) -> RidgeRetrieval:
+        """See `Baseline.from_state`."""
+        features, images = (state.tensors[key].numpy() for key in ("features", "images"))
+        return cls(*_parts(state), features, images, state.config["ridge"])
 
 
-def _prepare(
+def prepare(
     dataset: BrainDataset, rows: np.ndarray, match_repeat_spread: bool
 ) -> tuple[Preprocessor, Tensor, list[str]]:
     """Preprocessing fitted on the rows, their betas (n, V), their stimulus ids (n,)."""
@@ -219,23 +238,22 @@ def _prepare(
     return preprocessor, torch.from_numpy(preprocessor(betas)), ids
 
 
-def _label_rows(
-    dataset: BrainDataset, prior: ImagePrior, stimulus_ids: Sequence[str]
-) -> tuple[Tensor, list[int]]:
-    """The prior's label table (classes, C) and the row of each stimulus in it."""
-    if prior.label_embedding is None:
-        raise DataError("This prior has no label_embedding.safetensors: the label baselines need one.")
-    stimuli = dataset.stimuli.loc[list(stimulus_ids)]
-    index = [
-        None if number != number or number is None else int(number)
-        for number in stimuli["imagenet_index"].astype(float)
-    ]
-    rows = prior.label_rows(list(stimuli["label"]), index)
-    known = [row for row in rows if row is not None]
-    if len(known) < len(rows):
-        stranger = stimulus_ids[rows.index(None)]
-        raise DataError(
-            f"The prior does not know the class of stimulus {stranger!r} ({dataset.stimuli.at[stranger, 'label']!r}); it knows "
-            f"{len(prior.classes)} classes ({', '.join(prior.classes[:3])}, ...). Use a prior that was trained on it."
-        )
-    return prior.label_embedding.float(), known
+def _distinct(ids: Sequence[str]) -> tuple[list[str], Tensor]:
+    """The distinct stimuli, and for each trial which of them it shows."""
+    names = list(dict.fromkeys(ids))
+    place = {name: i for i, name in enumerate(names)}
+    return names, torch.tensor([place[i] for i in ids])
+
+
+def _state(preprocessor: Preprocessor, start: LatentStart, config: dict[str, Any]) -> State:
+    own = preprocessor_state(preprocessor)
+    return State(own.config | config, own.tensors | put("start", vars(start)))
+
+
+def _parts(state: State) -> tuple[Preprocessor, LatentStart]:
+    return preprocessor_of(state), LatentStart(**take("start", state.tensors))
+
+
+def _on_device(prior: ImagePrior) -> ImagePrior:
+    torch.nn.Module.to(prior.vqvae, "cuda" if torch.cuda.is_available() else "cpu")
+    return prior

@@ -197,6 +197,7 @@ class FmriConditioner(ModelMixin, ConfigMixin):
         repeats: np.ndarray | None = None,
         *,
         split: Split = "test",
+        start: Tensor | None = None,
         batch_size: int = 64,
     ) -> Condition:
         """A subject's raw betas (n, voxels of the subject) -> condition, on this model's device.
@@ -204,12 +205,14 @@ class FmriConditioner(ModelMixin, ConfigMixin):
         Args:
             repeats: (n,) how many trials each row averages.
             split: see `Preprocessor.__call__`.
+            start: (n, C), taken instead of this model's own label start.
 
         Raises:
             DataError: another number of voxels, or values that are not finite.
         """
-        ready = self.prepare(betas, repeats, split=split)
-        parts = [self(part) for part in ready.split(batch_size)]
+        ready = self.prepare(betas, repeats, split=split).split(batch_size)
+        starts = [None] * len(ready) if start is None else start.split(batch_size)
+        parts = [self(part, start=first) for part, first in zip(ready, starts, strict=True)]
         return Condition(torch.cat([p.context for p in parts]), torch.cat([p.time for p in parts]))
 
     def prepare(

@@ -15,7 +15,7 @@ Of all conditions it alone looks at the picture that was seen; no network that d
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -47,6 +47,10 @@ class Trials(NamedTuple):
     """(n,) how many trials each row averages."""
 
 
+Starts = Callable[[np.ndarray, np.ndarray], Tensor]
+"""Raw betas (n, V), how many trials each row averages (n,) -> where the contexts begin (n, C)."""
+
+
 class Rows(NamedTuple):
     """The condition of every trial, as rows of a table that several trials or conditions may share."""
 
@@ -65,14 +69,21 @@ class Rows(NamedTuple):
 
 
 def read_betas(
-    pipe: FmriToImagePipeline, betas: np.ndarray, repeats: np.ndarray, *, split: Split, with_guess: bool
+    pipe: FmriToImagePipeline,
+    betas: np.ndarray,
+    repeats: np.ndarray,
+    *,
+    split: Split,
+    with_guess: bool,
+    starts: Starts | None = None,
 ) -> Rows:
-    """What the pipeline makes of raw betas (n, V) of a split.
+    """What the pipeline makes of raw betas (n, V) of a split, where `starts` are given with those instead of its own.
 
     Raises:
         ConfigError: a guess to begin from is wanted, and the pipeline has none.
     """
-    condition, guess = pipe.condition(betas, repeats, split=split)
+    start = None if starts is None else starts(betas, repeats)
+    condition, guess = pipe.condition(betas, repeats, split=split, start=start)
     if with_guess and guess is None:
         raise ConfigError("strength below 1 needs a pipeline that was tuned with latent_start.")
     return Rows(condition, guess if with_guess else None, np.arange(len(betas)))
@@ -87,6 +98,7 @@ def control(
     split: Split,
     trials: Trials,
     seed: int,
+    starts: Starts | None = None,
 ) -> Rows:
     """The condition of a control beside that of the brain; `autoencoded` has none.
 
@@ -106,7 +118,8 @@ def control(
         return Rows(_true_labels(pipe, data, trials.stimulus_ids), guess, np.arange(count))
     if name == "noise_free":
         betas = noise_free_betas(data, split, trials.stimulus_ids)
-        return read_betas(pipe, betas, trials.repeats, split=split, with_guess=brain.guess is not None)
+        guessed = brain.guess is not None
+        return read_betas(pipe, betas, trials.repeats, split=split, with_guess=guessed, starts=starts)
     raise ValueError(f"{name} is not drawn from a condition")
 
 

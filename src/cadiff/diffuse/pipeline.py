@@ -18,7 +18,7 @@ from torch import Tensor
 from cadiff.artifacts import read_json, verify_checksums
 from cadiff.data.preprocess import Split
 from cadiff.diffuse.conditioner import Condition, FmriConditioner
-from cadiff.diffuse.sampling import Precision, denoise, draw_noise, make_scheduler, num_calls
+from cadiff.diffuse.sampling import Precision, autocast, denoise, draw_noise, make_scheduler, num_calls
 from cadiff.errors import ArtifactError, ConfigError
 from cadiff.priors.load import Autoencoder, decode
 
@@ -142,7 +142,8 @@ class FmriToImagePipeline(DiffusionPipeline):
                     precision=precision,
                     on_step=on_step or bar.update,
                 )
-                pieces.append(self._output(latents, output_type))
+                with autocast(precision, device):
+                    pieces.append(self._output(latents, output_type))
         joined = np.concatenate(pieces) if output_type == "uint8" else torch.cat(pieces)
         return joined.reshape(trials, samples, *joined.shape[1:])
 
@@ -161,14 +162,19 @@ class FmriToImagePipeline(DiffusionPipeline):
 
     @torch.no_grad()
     def condition(
-        self, betas: np.ndarray | Tensor, repeats: np.ndarray | None = None, *, split: Split = "test"
+        self,
+        betas: np.ndarray | Tensor,
+        repeats: np.ndarray | None = None,
+        *,
+        split: Split = "test",
+        start: Tensor | None = None,
     ) -> tuple[Condition, Tensor | None]:
         """Raw betas -> condition, and latents to begin from when the pipeline was tuned with a latent start.
 
-        `split`: which trials these are, see `Preprocessor.__call__`.
+        `split`: which trials these are, see `Preprocessor.__call__`. `start`: see `FmriConditioner.encode`.
         """
         array = betas.detach().cpu().numpy() if isinstance(betas, Tensor) else np.asarray(betas)
-        condition = self.conditioner.encode(array, repeats, split=split)
+        condition = self.conditioner.encode(array, repeats, split=split, start=start)
         latent_start = self.conditioner.latent_start
         if latent_start is None:
             return condition, None

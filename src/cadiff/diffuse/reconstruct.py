@@ -8,82 +8,38 @@ of them however many there are.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from pydantic import Field, field_validator, model_validator
 from tqdm import tqdm
 
 from cadiff.artifacts import folder_digest, new_folder, provenance, read_json, refuse_existing, write_json
-from cadiff.config import Config, protocol_of
+from cadiff.blocks import compiled_blocks
+from cadiff.config import protocol_of
 from cadiff.contrast.trials import dataset_digest
 from cadiff.data.dataset import BrainDataset, write_table
 from cadiff.data.splits import average_repeats
+from cadiff.diffuse.class_start import class_starts
 from cadiff.diffuse.conditioner import Condition
-from cadiff.diffuse.controls import AUTOENCODED, Control, Rows, Trials, autoencoded, control, read_betas
+from cadiff.diffuse.controls import AUTOENCODED, Rows, Trials, autoencoded, control, read_betas
 from cadiff.diffuse.importance import condition_importance, importance_table
 from cadiff.diffuse.pictures import KIND, sample_table, save_picture
 from cadiff.diffuse.pipeline import FmriToImagePipeline, find_pipeline, open_pipeline, pipeline_protocol
-from cadiff.diffuse.sampling import Precision, SchedulerName, make_scheduler, num_calls, sample_noise
+from cadiff.diffuse.rerank import ENCODING, Reranker, open_encoding
+from cadiff.diffuse.sampling import make_scheduler, num_calls, sample_noise
+from cadiff.diffuse.settings import ReconstructConfig
 from cadiff.diffuse.variants import Variant, repeat_variants, roi_variants
 from cadiff.errors import DataError
 
 T = TypeVar("T")
-
-
-class ReconstructConfig(Config):
-    """How to draw reconstructions. Defaults are the published protocol: 250 PLMS steps, no guidance, 5 samples."""
-
-    split: Literal["train", "test"] = "test"
-    """Which trials."""
-    average_repeats: bool = True
-    """Average the trials of each stimulus first; otherwise every trial is reconstructed."""
-    max_stimuli: int | None = Field(None, ge=1)
-    """Only the first so many stimuli (or trials); all by default."""
-    num_images_per_trial: int = Field(5, ge=1)
-    """Samples of each."""
-    num_inference_steps: int = Field(250, ge=1)
-    """Denoising steps."""
-    scheduler: SchedulerName = "pndm"
-    """pndm is PLMS; dpm++ or unipc with 20 to 30 steps are several times faster."""
-    guidance_scale: float = Field(1.0, ge=0)
-    """1 turns guidance off."""
-    strength: float = Field(1.0, gt=0, le=1)
-    """Below 1, begin at the noised latent start, which the pipeline must have."""
-    controls: tuple[Control, ...] = ("prior_only", "shuffled")
-    """Conditions beside the brain's: prior_only, shuffled, label_oracle, autoencoded, noise_free (simulated subjects)."""
-    repeats: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    """Also draw from averages of so many presentations of each stimulus, for a curve: [1, 2, 4]."""
-    only_rois: tuple[str, ...] = ()
-    """Also draw from each of these ROIs alone, other voxels at their training mean; all: from every ROI in turn."""
-    without_rois: tuple[str, ...] = ()
-    """Also draw without each of these ROIs, its voxels at their training mean; all: without every ROI in turn."""
-    importance: bool = True
-    """Also write how much each voxel moves the condition (voxel_importance.tsv)."""
-    batch_size: int = Field(16, ge=1)
-    """Pictures drawn at a time."""
-    precision: Precision = "auto"
-    """auto: bf16 on CUDA, fp32 elsewhere."""
-    seed: int = 0
-    """Of the noise, of the shuffling and of which presentations are averaged."""
-
-    @field_validator("repeats", "only_rois", "without_rois", mode="before")
-    @classmethod
-    def _one_alone(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str | int) else value
-
-    @model_validator(mode="after")
-    def _repeats_are_averages(self) -> ReconstructConfig:
-        if self.repeats and not self.average_repeats:
-            raise ValueError(
-                "repeats=... are averages of presentations, which average_repeats=false rules out."
-            )
-        return self
+COMPILED = 40_000
+"""Network calls, counted a picture, from which compiling (under a minute on an H100) is won back."""
 
 
 def reconstruct(config: ReconstructConfig, pipeline: Path, dataset: Path, out: Path) -> Path:
@@ -94,10 +50,12 @@ def reconstruct(config: ReconstructConfig, pipeline: Path, dataset: Path, out: P
         dataset: dataset folder of the subject that the pipeline was tuned on. Betas and labels are read, pictures only for
             the condition `autoencoded`, which shows them to no network that draws.
         out: folder to make: config.json, samples.tsv (condition, stimulus_id, sample, file), images/, and
-            voxel_importance.tsv (voxel, rois, importance, x, y, z where known). In config.json, "provenance" says how many
-            "trials" of how many "stimuli" the pipeline was tuned on, as far as its own record does, and "variants" what
-            each part of the brain is: {"repeats_4": {"kind": "repeats", "value": 4}}; the other kinds, "only_roi" and
-            "without_roi", have the ROI as value and, as num_voxels, how many voxels are left to read.
+            voxel_importance.tsv (voxel, rois, importance, x, y, z where known); with `rerank` also rerank.tsv (condition,
+            stimulus_id, sample as drawn, log_likelihood, weight) and encoding/, the model where it was fitted here. In
+            config.json, "provenance" says how many "trials" of how many "stimuli" the pipeline was tuned on, as far as
+            its own record does, and "variants" what each part of the brain is: {"repeats_4": {"kind": "repeats",
+            "value": 4}}; the other kinds, "only_roi" and "without_roi", have the ROI as value and, as num_voxels, how
+            many voxels are left to read.
 
     Raises:
         ArtifactError: `out` exists, or the pipeline is missing or damaged.
@@ -108,15 +66,25 @@ def reconstruct(config: ReconstructConfig, pipeline: Path, dataset: Path, out: P
     data = BrainDataset.open(dataset)
     pipe = open_pipeline(pipeline)
     trials = _trials(config, data)
-    read = partial(read_betas, pipe, split=config.split, with_guess=config.strength < 1)
+    model = None
+    if config.rerank is not None or config.class_start:
+        source = config.rerank or ENCODING
+        model = open_encoding(source, data, config.rerank_features, _image_size(pipe), config.seed)
+    starts = class_starts(pipe, model, config) if model is not None and config.class_start else None
+    read = partial(read_betas, pipe, split=config.split, with_guess=config.strength < 1, starts=starts)
     brain = read(trials.betas, trials.repeats)
     asked = dict.fromkeys(config.controls)
     drawn = {"brain": brain} | {
-        name: control(name, brain, pipe, data, split=config.split, trials=trials, seed=config.seed)
+        name: control(
+            name, brain, pipe, data, split=config.split, trials=trials, seed=config.seed, starts=starts
+        )
         for name in asked
         if name != AUTOENCODED
     }
     further = _variants(config, pipe, data, trials)
+    reranker = None
+    if model is not None and config.rerank is not None:
+        reranker = Reranker(model, config.rerank_mode, config.num_images_per_trial)
     importance = None
     if config.importance:
         importance = condition_importance(
@@ -125,21 +93,28 @@ def reconstruct(config: ReconstructConfig, pipeline: Path, dataset: Path, out: P
     inputs = {"pipeline": folder_digest(find_pipeline(pipeline)), "dataset": dataset_digest(data)}
     protocol = protocol_of("reconstruct", config, before=pipeline_protocol(pipeline))
     facts = provenance(inputs=inputs, protocol=protocol, **_learnt_from(find_pipeline(pipeline)))
+    if model is not None:
+        facts["encoding"] = model.facts
     about = {"kind": KIND, "format": 1, "config": config.model_dump(mode="json"), "provenance": facts}
     with new_folder(out) as folder:
         with TemporaryDirectory(dir=folder) as scratch:
             rows = {name: found.on_disk(Path(scratch) / name) for name, found in drawn.items()}
+            if reranker is not None:
+                reranker.read_controls(rows, trials, data, config.split)
             del brain, drawn
             variants: dict[str, Any] = {}
             for name, variant in further:
                 rows[name] = read(variant.betas, variant.repeats).on_disk(Path(scratch) / name)
                 variants[name] = variant.as_json()
-            counts = dict.fromkeys(rows, config.num_images_per_trial)
+                if reranker is not None:
+                    reranker.read(name, variant.betas, variant.repeats)
+            counts = dict.fromkeys(rows, reranker.num_kept if reranker else config.num_images_per_trial)
             table = sample_table(
                 trials.stimulus_ids, {**counts, **dict.fromkeys(asked.keys() & {AUTOENCODED}, 1)}
             )
             files = {str(name): list(part["file"]) for name, part in table.groupby("condition")}
-            for name, number, picture in _draw(config, pipe, rows, len(trials.stimulus_ids)):
+            pictures = _draw(config, pipe, rows, len(trials.stimulus_ids))
+            for name, number, picture in reranker(pictures) if reranker else pictures:
                 save_picture(folder / files[name][number], picture)
             del rows  # or a system that keeps mapped files would keep these
         if AUTOENCODED in asked:
@@ -148,6 +123,12 @@ def reconstruct(config: ReconstructConfig, pipeline: Path, dataset: Path, out: P
                 save_picture(folder / file, picture)
         write_json(folder / "config.json", {**about, "variants": variants} if variants else about)
         table.to_csv(folder / "samples.tsv", sep="\t", index=False, lineterminator="\n")
+        if reranker is not None:
+            write_table(reranker.table(trials.stimulus_ids), folder / "rerank.tsv")
+            if config.rerank == ENCODING:
+                reranker.model.save(
+                    folder / ENCODING, inputs={"dataset": inputs["dataset"]}, seed=config.seed
+                )
         if importance is not None:
             write_table(importance_table(data.voxels, importance), folder / "voxel_importance.tsv")
     return out
@@ -166,7 +147,12 @@ def _draw(
     calls = num_calls(
         make_scheduler(config.scheduler, pipe.scheduler.config), config.num_inference_steps, config.strength
     )
-    with tqdm(total=len(starts) * calls, desc="pictures", unit="step") as bar:
+    pays = device.type == "cuda" and total * calls >= COMPILED
+    compiled = pays if config.compile is None else config.compile
+    with (
+        compiled_blocks([pipe.unet, pipe.vqvae]) if compiled else nullcontext(),
+        tqdm(total=len(starts) * calls, desc="pictures", unit="step") as bar,
+    ):
         for start in starts:
             flat = np.arange(start, min(start + config.batch_size, total))
             trial, which, sample = np.unravel_index(flat, (num_trials, len(names), samples))
@@ -196,6 +182,10 @@ def _draw(
             )
             for t, k, s, picture in zip(trial, which, sample, pictures[:, 0], strict=True):
                 yield names[k], int(t) * samples + int(s), picture
+
+
+def _image_size(pipe: FmriToImagePipeline) -> int:
+    return pipe.latent_shape[1] * 2 ** (len(pipe.vqvae.config["block_out_channels"]) - 1)
 
 
 def _trials(config: ReconstructConfig, data: BrainDataset) -> Trials:

@@ -118,8 +118,7 @@ def denoise(
             torch.cat([null.context, condition.context]), torch.cat([null.time, condition.time])
         )
     latents, timesteps = _begin(scheduler, noise, guess, strength, num_inference_steps, device)
-    half = precision == "bf16" or (precision == "auto" and device.type == "cuda")
-    with torch.autocast(device.type, torch.bfloat16, enabled=half):
+    with autocast(precision, device):
         for timestep in timesteps:
             x = scheduler.scale_model_input(torch.cat([latents, latents]) if guided else latents, timestep)
             epsilon = unet(
@@ -135,6 +134,12 @@ def denoise(
             latents = scheduler.step(epsilon, timestep, latents, return_dict=False)[0]
             on_step()
     return latents
+
+
+def autocast(precision: Precision, device: torch.device) -> torch.autocast:
+    """The context in which networks run at this precision; auto is bf16 on CUDA and float32 elsewhere."""
+    half = precision == "bf16" or (precision == "auto" and device.type == "cuda")
+    return torch.autocast(device.type, torch.bfloat16, enabled=half)
 
 
 def num_calls(scheduler: Any, num_inference_steps: int, strength: float) -> int:

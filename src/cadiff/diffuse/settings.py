@@ -1,15 +1,18 @@
-"""Settings of the third stage."""
+"""Settings of the third stage, and of drawing from what it made."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from typing_extensions import Self
 
 from cadiff.config import Config
 from cadiff.contrast.trials import EpochFit
 from cadiff.diffuse.conditioner import Null
+from cadiff.diffuse.controls import Control
+from cadiff.diffuse.rerank import RerankMode
+from cadiff.diffuse.sampling import Precision, SchedulerName
 from cadiff.diffuse.trainable import UnetBlocks
 
 
@@ -79,5 +82,80 @@ class DiffuseConfig(Config):
         if self.null == "mean" and self.condition_dropout > 0:
             raise ValueError(
                 "null=mean is known only after training: set condition_dropout=0, or another null"
+            )
+        return self
+
+
+class ReconstructConfig(Config):
+    """How to draw reconstructions. Defaults are the published protocol: 250 PLMS steps, no guidance, 5 samples."""
+
+    split: Literal["train", "test"] = "test"
+    """Which trials."""
+    average_repeats: bool = True
+    """Average the trials of each stimulus first; otherwise every trial is reconstructed."""
+    max_stimuli: int | None = Field(None, ge=1)
+    """Only the first so many stimuli (or trials); all by default."""
+    num_images_per_trial: int = Field(5, ge=1)
+    """Samples of each."""
+    num_inference_steps: int = Field(250, ge=1)
+    """Denoising steps."""
+    scheduler: SchedulerName = "pndm"
+    """pndm is PLMS; dpm++ or unipc with 20 to 30 steps are several times faster."""
+    guidance_scale: float = Field(1.0, ge=0)
+    """1 turns guidance off."""
+    strength: float = Field(1.0, gt=0, le=1)
+    """Below 1, begin at the noised latent start, which the pipeline must have."""
+    controls: tuple[Control, ...] = ("prior_only", "shuffled")
+    """Conditions beside the brain's: prior_only, shuffled, label_oracle, autoencoded, noise_free (simulated subjects)."""
+    repeats: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """Also draw from averages of so many presentations of each stimulus, for a curve: [1, 2, 4]."""
+    only_rois: tuple[str, ...] = ()
+    """Also draw from each of these ROIs alone, other voxels at their training mean; all: from every ROI in turn."""
+    without_rois: tuple[str, ...] = ()
+    """Also draw without each of these ROIs, its voxels at their training mean; all: without every ROI in turn."""
+    class_start: bool = False
+    """Begin the context at the class that the betas name by an encoding model, not at the ridge start (docs/best.md)."""
+    class_pictures: int = Field(12, ge=2)
+    """Pictures that the pipeline draws of every class of the prior, to know what a class would evoke."""
+    rerank: str | None = None
+    """Choose among the samples of a trial by the likelihood of its betas under an encoding model: `encoding` fits one on the
+    training trials, else the folder of one; none by default (ours). Controls are treated alike, docs/rivals.md."""
+    rerank_mode: RerankMode = "pick"
+    """pick: only the most likely sample is kept; mean: their average, weighed by the posterior; order: all, likeliest first."""
+    rerank_features: tuple[str, ...] | None = None
+    """Also of class_start. What the encoding model predicts voxels from (docs/rivals.md); none: what suits the pictures."""
+    importance: bool = True
+    """Also write how much each voxel moves the condition (voxel_importance.tsv)."""
+    batch_size: int = Field(16, ge=1)
+    """Pictures drawn at a time."""
+    precision: Precision = "auto"
+    """auto: bf16 on CUDA, fp32 elsewhere."""
+    compile: bool | None = None
+    """Compile the repeated blocks of the networks; null: on CUDA, where there is so much to draw that it pays."""
+    seed: int = 0
+    """Of the noise, of the shuffling and of which presentations are averaged."""
+
+    @field_validator("repeats", "only_rois", "without_rois", "rerank_features", mode="before")
+    @classmethod
+    def _one_alone(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str | int) else value
+
+    @model_validator(mode="after")
+    def _repeats_are_averages(self) -> ReconstructConfig:
+        if self.repeats and not self.average_repeats:
+            raise ValueError(
+                "repeats=... are averages of presentations, which average_repeats=false rules out."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _there_is_a_choice(self) -> ReconstructConfig:
+        if self.rerank is None:
+            return self
+        if self.num_images_per_trial < 2:
+            raise ValueError("rerank chooses among samples: set num_images_per_trial to 2 or more")
+        if self.only_rois or self.without_rois:
+            raise ValueError(
+                "rerank has no likelihood of silenced voxels: leave only_rois and without_rois out, or rerank"
             )
         return self

@@ -15,80 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from cadiff.data.splits import k_folds
-
-PENALTIES = torch.logspace(-3, 3, 19, dtype=torch.float64)
-"""Ridge penalties tried, as multiples of the mean squared singular value of the betas."""
-
-
-@dataclass(frozen=True)
-class RidgeFit:
-    """A ridge regression whose penalty was chosen by cross-validation."""
-
-    weight: Tensor
-    """(V, C) float32."""
-    bias: Tensor
-    """(C,) float32."""
-    penalty: float
-    """The penalty chosen, as a multiple of the mean squared singular value."""
-    score: float
-    """Score of the held-out predictions with that penalty."""
-    held_out: Tensor
-    """(n, C) float32: each trial predicted by a fit that never saw its stimulus."""
-
-
-def fit_ridge(
-    betas: Tensor,
-    targets: Tensor,
-    groups: Sequence[str],
-    *,
-    score: Literal["cosine", "r2"],
-    hold_out: Sequence[str] | None = None,
-    num_folds: int = 5,
-    seed: int = 0,
-) -> RidgeFit:
-    """weight, bias = argmin ||betas @ weight + bias - targets||^2 + penalty ||weight||^2, the bias unpenalised.
-
-    Args:
-        betas: (n, V) preprocessed betas.
-        targets: (n, C).
-        groups: (n,) names, the stimuli; trials of one group are held out together where penalties are compared.
-        hold_out: (n,) names of larger groups, such as classes, whose trials `held_out` predicts from the others; `groups`
-            by default. Penalties are not compared on them: what is unseen in whole classes can be so little that the
-            comparison is one of noise, and any penalty may win.
-        score: what the penalty maximises on held-out trials: mean cosine (when only the direction is used), or the
-            fraction of variance explained.
-        num_folds: cross-validation folds; fewer when there are fewer groups.
-        seed: of the folds.
-    """
-    x, y = betas.double(), targets.double()
-    guesses = _held_out(x, y, groups, PENALTIES.tolist(), num_folds, seed)
-    quality = [_cosine(guess, y) if score == "cosine" else _explained(guess, y) for guess in guesses]
-    best = max(range(len(quality)), key=quality.__getitem__)
-    penalty = float(PENALTIES[best])
-    held_out = guesses[best]
-    if hold_out is not None and list(hold_out) != list(groups):
-        held_out = _held_out(x, y, hold_out, [penalty], num_folds, seed)[0]
-    weight, bias = _Ridge(x, y).solve(penalty)
-    return RidgeFit(weight.float(), bias.float(), penalty, quality[best], held_out.float())
-
-
-def _held_out(
-    x: Tensor, y: Tensor, groups: Sequence[str], penalties: Sequence[float], num_folds: int, seed: int
-) -> Tensor:
-    """(penalties, n, C): every trial predicted by a fit that never saw its group."""
-    held_out = x.new_empty(len(penalties), len(x), y.shape[1])
-    for inside, outside in k_folds(groups, min(num_folds, len(set(groups))), seed):
-        fit = _Ridge(x[inside], y[inside])
-        scores = fit.project(x[outside])  # one product with the betas serves every penalty
-        for i, penalty in enumerate(penalties):
-            held_out[i, outside] = fit.predict(scores, penalty)
-    return held_out
+from cadiff.encoding.ridge import RidgeFit, fit_ridge
 
 
 @dataclass(frozen=True)
@@ -155,56 +86,29 @@ class LatentStart:
 
     @classmethod
     def fit(
-        cls, betas: Tensor, latents: Tensor, groups: Sequence[str], *, num_components: int = 64, seed: int = 0
+        cls,
+        betas: Tensor,
+        latents: Tensor,
+        groups: Sequence[str],
+        *,
+        num_components: int = 64,
+        seed: int = 0,
+        per_target: bool = False,
     ) -> tuple[LatentStart, RidgeFit]:
-        """Fits the start on training trials: betas (n, V), latents (n, ...) of their stimuli."""
+        """Fits the start on training trials: betas (n, V), latents (n, ...) of their stimuli.
+
+        `per_target`: a penalty for each component, see `fit_ridge`.
+        """
         flat = latents.flatten(1).double()
         mean = flat.mean(0)
         rank = min(num_components, len(flat) - 1, flat.shape[1])
         _, _, right = torch.linalg.svd(flat - mean, full_matrices=False)
         components = right[:rank]
-        ridge = fit_ridge(betas, (flat - mean) @ components.T, groups, score="r2", seed=seed)
+        scores = (flat - mean) @ components.T
+        ridge = fit_ridge(betas, scores, groups, score="r2", seed=seed, per_target=per_target)
         bias = mean + ridge.bias.double() @ components
         return cls(ridge.weight, components.float(), bias.float(), mean.float()), ridge
 
     def __call__(self, betas: Tensor) -> Tensor:
         """Preprocessed betas (B, V) -> flat latents (B, D)."""
         return betas @ self.weight @ self.components + self.bias
-
-
-class _Ridge:
-    """Ridge for many penalties from one decomposition of the smaller Gram matrix, in float64."""
-
-    def __init__(self, x: Tensor, y: Tensor) -> None:
-        self.x_mean, self.y_mean = x.mean(0), y.mean(0)
-        x, y = x - self.x_mean, y - self.y_mean
-        if len(x) <= x.shape[1]:  # dual: x x^T = U S^2 U^T
-            squares, left = torch.linalg.eigh(x @ x.T)
-            keep = squares > squares[-1].clamp_min(1e-300) * 1e-12
-            self.squares, left = squares[keep], left[:, keep]
-            self.right = x.T @ left / self.squares.sqrt()  # (V, r)
-            self.rotated = self.squares.sqrt()[:, None] * (left.T @ y)  # S U^T y
-        else:  # primal: x^T x = V S^2 V^T
-            squares, right = torch.linalg.eigh(x.T @ x)
-            keep = squares > squares[-1].clamp_min(1e-300) * 1e-12
-            self.squares, self.right = squares[keep], right[:, keep]
-            self.rotated = self.right.T @ (x.T @ y)
-        self.mean_square = self.squares.mean()
-
-    def solve(self, penalty: float) -> tuple[Tensor, Tensor]:
-        weight = self.right @ (self.rotated / (self.squares + penalty * self.mean_square)[:, None])
-        return weight, self.y_mean - self.x_mean @ weight
-
-    def project(self, x: Tensor) -> Tensor:
-        return (x - self.x_mean) @ self.right
-
-    def predict(self, scores: Tensor, penalty: float) -> Tensor:
-        return self.y_mean + scores @ (self.rotated / (self.squares + penalty * self.mean_square)[:, None])
-
-
-def _cosine(guess: Tensor, truth: Tensor) -> float:
-    return torch.nn.functional.cosine_similarity(guess, truth, dim=1).mean().item()
-
-
-def _explained(guess: Tensor, truth: Tensor) -> float:
-    return 1 - ((guess - truth).square().sum() / (truth - truth.mean(0)).square().sum()).item()
