@@ -23,20 +23,31 @@ def prior_train(
     ],
     out: Out,
     preset: Preset = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(help="diffusion, or icgan: an instance-conditioned GAN.", show_default=False),
+    ] = None,
     set_: Set = None,
     resume: Resume = False,
 ) -> None:
-    """Train an image prior: VQ auto-encoder, label-to-image latent diffusion, image MAE.
+    """Train an image prior: VQ auto-encoder, label-to-image latent diffusion, image MAE; or an instance-conditioned GAN.
 
     - `cadiff prior train photos --out runs/prior`
     - `cadiff prior train digits.npz --preset recipes/prior_mnist.yaml --out runs/digit-prior`
+    - `cadiff prior train photos --kind icgan --out runs/icgan`
 
-    Hand it to the later stages with `cadiff diffuse --prior runs/prior/prior`.
+    Hand it to the later stages with `cadiff diffuse --prior runs/prior/prior`; a generator to the baseline `ic-gan`.
     """
     from cadiff.priors.train import train_prior
 
-    made = train_prior(load("prior", preset, set_), images, out, resume=resume)
-    typer.echo(f"prior: {made}\nuse it with: cadiff diffuse ... --prior {shlex.quote(str(made))}")
+    overrides = [*(set_ or ()), *([f"kind={kind}"] if kind else ())]
+    config = load("prior", preset, overrides)
+    made = train_prior(config, images, out, resume=resume)
+    where = shlex.quote(str(made))
+    if config.kind == "icgan":
+        typer.echo(f"generator: {made}\nuse it with: cadiff baseline ic-gan ... --set generator={where}")
+    else:
+        typer.echo(f"prior: {made}\nuse it with: cadiff diffuse ... --prior {where}")
 
 
 def presets() -> None:

@@ -17,6 +17,7 @@ USES = {
     "prior": "cadiff diffuse ... --prior {}",
     "encoder": "cadiff attend ... --encoder {0}    (or: cadiff diffuse ... --encoder {0})",
     "image_mae": "cadiff attend ... --image-mae {}",
+    "generator": "cadiff baseline ic-gan ... --set generator={} --set eye_weights=swav_800ep_pretrain.pth.tar",
 }
 
 

@@ -4,6 +4,7 @@ torch_files.py    files of torch.save, without running them      weight_file.py 
 recognise.py      what a file is, by its names and shapes        folders.py        folders of diffusers, transformers and ours
 ldm.py            CompVis latent diffusion -> prior              fmri.py           MinD-Vis, CAD phases 1 and 2 -> encoder
 brain_ldm.py      MinD-Vis, CAD tuned models -> pipeline         image_mae.py      facebook's and transformers' MAE -> image_mae
+icgan.py          instance-conditioned GAN -> generator
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cadiff.artifacts import read_json
-from cadiff.convert import brain_ldm, fmri, folders, image_mae, ldm
+from cadiff.convert import brain_ldm, fmri, folders, icgan, image_mae, ldm
 from cadiff.convert.recognise import SYSTEMS, Found, attributes, class_name, recognise
 from cadiff.convert.tensor_refs import TensorRef
 from cadiff.errors import UserError
@@ -19,6 +19,7 @@ Lines = list[tuple[str, str]]
 FACTS: dict[str, Callable[[Found], Lines]] = {
     "brain-ldm": brain_ldm.facts,
     "label-ldm": ldm.facts,
+    "icgan": icgan.facts,
     "fmri-cross": fmri.facts,
     "fmri-mae": fmri.facts,
     "facebook-mae": image_mae.facts,
@@ -27,6 +28,7 @@ FACTS: dict[str, Callable[[Found], Lines]] = {
 CHECKS: dict[str, Callable[[Found], None]] = {
     "brain-ldm": brain_ldm.check,
     "label-ldm": ldm.check,
+    "icgan": icgan.check,
     "fmri-cross": fmri.check,
     "fmri-mae": fmri.check,
     "facebook-mae": image_mae.check,

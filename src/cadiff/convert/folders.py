@@ -31,11 +31,13 @@ OURS = {
     "FmriToImagePipeline": "pipeline",
     "reconstructions": "reconstructions",
     "evaluation": "evaluation",
+    "instance-gan": "generator",
 }
 TAKES = {
     "encoder": "`cadiff attend` and `cadiff diffuse` take it with --encoder",
     "pipeline": "`cadiff reconstruct` takes it with --pipeline",
     "prior": "`cadiff diffuse` takes it with --prior",
+    "generator": "`cadiff baseline ic-gan` takes it with --set generator=FOLDER",
     "reconstructions": "`cadiff evaluate` takes it",
     "evaluation": "`cadiff report` takes it",
 }
@@ -63,7 +65,7 @@ def find(source: Path) -> Place:
     for key in (about.get("kind"), _settings(source / "model_index.json").get("_class_name")):
         if isinstance(key, str) and key in OURS:
             return Place(source, OURS[key])
-    for name in ("encoder", "pipeline", "prior"):  # a run folder is as good as what it holds
+    for name in ("encoder", "pipeline", "prior", "generator"):  # a run folder is as good as what it holds
         if (
             (source / name / "config.json").is_file()
             or (source / name / "model_index.json").is_file()

@@ -10,6 +10,7 @@ from cadiff.convert.brain_ldm import import_brain_ldm
 from cadiff.convert.fmri import has_decoder as encoder_has_decoder
 from cadiff.convert.fmri import import_encoder
 from cadiff.convert.folders import TAKES, find, import_diffusers, opens_as_prior, refuse_unfit
+from cadiff.convert.icgan import import_generator
 from cadiff.convert.image_mae import has_decoder, import_image_mae
 from cadiff.convert.ldm import import_label_ldm
 from cadiff.convert.recognise import SYSTEMS, Found, recognise
@@ -21,7 +22,7 @@ class Imported(NamedTuple):
     """What came of it."""
 
     folder: Path
-    kind: Literal["prior", "encoder", "pipeline", "image_mae"]
+    kind: Literal["prior", "encoder", "pipeline", "image_mae", "generator"]
     complete: bool
     """False for an auto-encoder without its decoder."""
     made: bool
@@ -44,7 +45,7 @@ def import_weights(source: Path, out: Path, *, dataset: Path | None = None, ema:
     """
     place = find(source)
     if place.kind in TAKES:
-        if place.kind not in ("encoder", "pipeline", "prior"):
+        if place.kind not in ("encoder", "pipeline", "prior", "generator"):
             raise ArtifactError(f"{place.path} holds {place.kind}, not weights: {TAKES[place.kind]}.")
         return Imported(place.path, place.kind, True, False)  # pyright: ignore[reportArgumentType]
     if place.kind == "diffusers":
@@ -83,6 +84,8 @@ def _import_file(found: Found, out: Path, *, dataset: Path | None, ema: bool) ->
             import_encoder(found, out, dataset, _facts(found)), "encoder", encoder_has_decoder(found), True
         )
     _refuse_options(title, dataset=dataset, ema=ema)
+    if found.system == "icgan":
+        return Imported(import_generator(found, out, _facts(found)), "generator", True, True)
     return Imported(import_image_mae(found, out, _facts(found)), "image_mae", has_decoder(found), True)
 
 

@@ -57,6 +57,15 @@ def _both(*tests: Callable[[Mapping[str, TensorRef]], bool]) -> Callable[[Mappin
 
 # In this order: the first that fits is it.
 SYSTEMS: dict[str, System] = {
+    "icgan": System(
+        "instance-conditioned generator (facebookresearch/ic_gan, Casanova et al. 2021)",
+        _both(_has("shared_feat.weight", "linear.u0"), _begins("blocks.", "output_layer.")),
+    ),
+    "icgan-discriminator": System(
+        "the discriminator of an instance-conditioned GAN",
+        _has("linear_feat.weight", "linear.u0"),
+        "pictures are drawn by the generator: take G_ema_best0.pth beside it",
+    ),
     "brain-ldm": System(
         "latent diffusion tuned on fMRI (MinD-Vis finetuned.pth, CAD checkpoint_best.pth)",
         _begins(UNET, FIRST_STAGE, CONDITION + "mae."),
