@@ -16,7 +16,8 @@ import torch
 
 from cadiff.contrast.mae import FmriMae, FmriMaeConfig
 from cadiff.contrast.stage import ContrastConfig, phase_1_loss
-from cadiff.plan.stages import Models, contrast_step
+from cadiff.plan.stages import contrast_step
+from cadiff.plan.workloads import Models
 
 SIZES = FmriMaeConfig(num_voxels=4656)
 

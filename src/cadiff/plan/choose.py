@@ -9,8 +9,10 @@ from functools import cache
 from typing import Any
 
 from cadiff.errors import ConfigError
+from cadiff.plan.cost import Cost
 from cadiff.plan.memory import ADAMW, OVERHEAD, Step
-from cadiff.plan.stages import STEPS, Models
+from cadiff.plan.stages import STEPS
+from cadiff.plan.workloads import Models
 
 GIB = 2**30
 CONTEXT = GIB // 2
@@ -28,6 +30,8 @@ class StagePlan:
     accumulate: int
     memory: float
     """Bytes, allocator and workspaces included."""
+    cost: Cost
+    """What one batch has to do."""
 
 
 def plan_stages(
@@ -90,7 +94,7 @@ def _fit(stage: str, config: Any, models: Models, vram: float | None, bf16: bool
     if size is None:
         raise ConfigError(_too_large(stage, config, sizes[0], needed, room))
     step, split = measured(size), 1 if stage == "reconstruct" else config.fit.accumulate * (wanted // size)
-    return StagePlan(stage, step.parameters, step.trained, size, split, memory(step, config))
+    return StagePlan(stage, step.parameters, step.trained, size, split, memory(step, config), step.cost)
 
 
 def _largest(sizes: Sequence[int], needed: Callable[[int], float], room: float) -> int | None:

@@ -1,4 +1,4 @@
-"""How much memory a step takes, counted without taking it.
+"""How much memory a step takes and what it has to do, counted without taking or doing it.
 
 The step runs on fake tensors (PyTorch's FakeTensorMode: shapes and types, no numbers and no memory), forward and backward,
 and every storage that is made or freed on the way is counted. What is counted is exact for the tensors; what the allocator
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from cadiff.plan.cost import Cost, CostCounter
 
 OVERHEAD = 1.2
 """Of the allocator and of workspaces, over the tensors themselves (docs/benchmarks.md: 1.15 to 1.27 measured)."""
@@ -53,7 +55,7 @@ class LiveBytes(TorchDispatchMode):
 
 @dataclass(frozen=True)
 class Step:
-    """What one step of a stage came to, in bytes."""
+    """What one step of a stage came to."""
 
     parameters: int
     """Number of parameters, all of them."""
@@ -61,6 +63,8 @@ class Step:
     """Number of those that learn."""
     peak: int
     """Most bytes alive at once: parameters, activations, gradients."""
+    cost: Cost = field(default_factory=Cost)
+    """What the step does, forward and backward; the optimiser is not in it."""
 
 
 def count_step(build: Callable[[], nn.Module], step: Callable[[Any], Tensor | None], *, bf16: bool) -> Step:
@@ -74,9 +78,10 @@ def count_step(build: Callable[[], nn.Module], step: Callable[[Any], Tensor | No
     # what schedules and position tables read from numpy are real tensors, and small
     with FakeTensorMode(allow_non_fake_inputs=True), LiveBytes() as live:
         network = build()
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            loss = step(network)
-        if loss is not None:
-            loss.backward()
+        with CostCounter() as work:
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                loss = step(network)
+            if loss is not None:
+                loss.backward()
         sizes = [(p.numel(), p.requires_grad) for p in network.parameters()]
-    return Step(sum(n for n, _ in sizes), sum(n for n, learns in sizes if learns), live.peak)
+    return Step(sum(n for n, _ in sizes), sum(n for n, learns in sizes if learns), live.peak, work.cost)

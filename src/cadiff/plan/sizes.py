@@ -9,7 +9,7 @@ from typing import Any
 from cadiff.contrast.mae import FmriMaeConfig
 from cadiff.data.dataset import BrainDataset
 from cadiff.data.preprocess import choose_voxels, target_length
-from cadiff.plan.stages import Models
+from cadiff.plan.workloads import Models
 
 
 def find_models(
