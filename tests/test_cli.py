@@ -34,9 +34,8 @@ def flags(verb: list[str]) -> set[str]:
 
 
 def test_the_verbs_are_those_of_the_manual():
-    expected = (
-        "simulate contrast attend diffuse reconstruct evaluate report demo run baseline plan presets settings"
-    )
+    expected = "simulate contrast attend diffuse reconstruct evaluate report demo run baseline sweep plan benchmark presets "
+    expected += "settings"
     assert set(cli.VERBS) == set(expected.split())
 
 
@@ -69,7 +68,9 @@ def test_no_hyperparameter_became_a_flag():
         "--preset", "--set", "--out", "--resume", "--dataset", "--encoder", "--prior", "--pipeline", "--images",
         "--image-mae", "--verify", "--stimuli", "--against", "--pattern", "--table", "--test", "--fraction", "--folds",
         "--by", "--seed", "--html", "--json", "--length", "--normalise", "--protocol", "--data", "--corpus", "--weights",
-        "--ema", "--vram", "--precision",
+        "--ema", "--vram", "--precision", "--rerank", "--fitted", "--model", "--kind",
+        "--jobs", "--processes", "--slurm", "--dry-run", "--list",
+        "--gpu", "--measured", "--size", "--batch", "--compile", "--repeats", "--seconds", "--markdown", "--profile",
     }  # fmt: skip
     assert set.union(*(flags(verb) for verb in VERBS)) <= allowed
 
@@ -92,6 +93,7 @@ def test_version():
         ["data", "import", "no-such-reader", "."],
         ["evaluate", "nowhere", "--dataset", "nowhere"],
         ["baseline", "retrieval", "nowhere"],
+        ["sweep", "nowhere"],
     ],
     ids=" ".join,
 )

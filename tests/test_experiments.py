@@ -1,12 +1,14 @@
 """A whole experiment in miniature: every stage runs, restarts skip what is done, other settings are refused."""
 
 import json
+import shutil
 
 import pytest
 from filelock import FileLock
 
+from cadiff.artifacts import folder_digest
 from cadiff.errors import ArtifactError, ConfigError, DataError, UserError
-from cadiff.experiments import run_experiment
+from cadiff.experiments import preset_configs, run_experiment
 from cadiff.runs import LOCK
 
 TINY = """
@@ -110,3 +112,82 @@ def test_batches_that_fit_a_small_gpu_are_recorded_and_announced(tmp_path):
     ):
         run_experiment(preset, tmp_path / "run", vram=0.3)
     assert not (tmp_path / "run").exists()
+
+
+def test_phase_2_can_be_left_out_and_put_back_in_another_folder(tmp_path):
+    """As in DC-LDM: masked modelling alone, and the encoder goes straight to the tuning."""
+    preset = tmp_path / "tiny.yaml"
+    modelling = "contrast: {gamma_c: 0, gamma_s: 0, masked_error_weight: 1, fit"
+    preset.write_text(f"{TINY.replace('contrast: {fit', modelling)}stages: {{attend: false}}\n")
+    out, said = tmp_path / "run", []
+    run_experiment(preset, out, announce=said.append)
+    assert "attend: left out, the encoder goes on as phase 1 made it" in said
+    assert not (out / "attend").exists() and (out / "report.html").is_file()
+    inputs = json.loads((out / "diffuse" / "run.json").read_text())["inputs"]
+    assert inputs["encoder"] == folder_digest(out / "contrast" / "encoder")
+    history = [json.loads(line) for line in (out / "contrast" / "log.jsonl").read_text().splitlines()]
+    assert all(line["masked_error"] > 0 for line in history)
+    assert [line["loss"] for line in history] == pytest.approx([line["masked_error"] for line in history])
+    with pytest.raises(ArtifactError, match=r"other settings \(section stages"):
+        run_experiment(preset, out, overrides=["stages.attend=true"], resume=True)
+
+
+def test_records_that_are_older_than_a_section_can_be_gone_on_with(tmp_path):
+    class Stop(Exception):
+        pass
+
+    def stop(line: str) -> None:
+        raise Stop
+
+    preset, out = tmp_path / "tiny.yaml", tmp_path / "run"
+    preset.write_text(TINY)
+    with pytest.raises(Stop):
+        run_experiment(preset, out, announce=stop)
+    record = json.loads((out / "experiment.json").read_text())
+    record.pop("stages")
+    (out / "experiment.json").write_text(json.dumps(record))
+    with pytest.raises(Stop):
+        run_experiment(preset, out, announce=stop, resume=True)
+    with pytest.raises(ArtifactError, match="section stages"):
+        run_experiment(preset, out, announce=stop, resume=True, overrides=["stages.attend=false"])
+
+
+@pytest.mark.parametrize(
+    ("name", "base"),
+    [("dc-ldm-demo", "demo"), ("dc-ldm-photos", "photos"), ("dc-ldm-god-sub-03", "paper/god-sub-03")],
+)
+def test_dc_ldm_differs_from_the_method_by_what_it_is(name, base):
+    own, other = preset_configs(f"rivals/{name}"), preset_configs(base)
+    phase_1, tuning = own["contrast"], own["diffuse"]
+    assert not own["stages"].attend
+    assert (phase_1.gamma_c, phase_1.gamma_s, phase_1.masked_error_weight, phase_1.mask_ratio) == (
+        0,
+        0,
+        1,
+        0.75,
+    )
+    assert (tuning.label_start, tuning.latent_start, phase_1.sparsify_rate, tuning.sparsify_rate) == (
+        False,
+        0,
+        0,
+        0,
+    )
+    assert phase_1.fit == other["contrast"].fit and phase_1.mae == other["contrast"].mae
+    assert tuning.fit == other["diffuse"].fit and own["reconstruct"] == other["reconstruct"]
+
+
+@pytest.mark.slow
+def test_an_encoder_that_is_given_has_the_presets_preprocessing_without_phase_2_too(tmp_path):
+    preset, out = tmp_path / "tiny.yaml", tmp_path / "run"
+    preset.write_text(TINY)
+    run_experiment(preset, out)
+    weights = tmp_path / "weights"
+    shutil.copytree(out / "contrast" / "encoder", weights / "phase1")
+    given = ["stages.attend=false", "contrast.preprocess.normalise=scalar", "evaluate.judge=null"]
+    second = tmp_path / "second"
+    run_experiment(preset, second, dataset=out / "subject", weights=weights, overrides=given)
+    stored = json.loads((second / "encoder" / "config.json").read_text())["config"]["preprocess"]
+    assert stored["normalise"] == "scalar"
+    assert json.loads((second / "diffuse" / "run.json").read_text())["inputs"]["encoder"] == folder_digest(
+        second / "encoder"
+    )

@@ -185,7 +185,7 @@ def test_the_corpus_counts_every_subject_once(linear_brain, other, tmp_path):
 @pytest.mark.parametrize("include", [True, False])
 def test_a_corpus_joins_simulated_subjects_too(preset, linear_brain, other, tmp_path, monkeypatch, include):
     preset.write_text(f"{PRESET}simulate: {{}}\ncorpus: {{include_studied: {include}}}\n")
-    monkeypatch.setattr("cadiff.experiments._simulate", lambda *_: (linear_brain, [tmp_path / "corpus-02"]))
+    monkeypatch.setattr("cadiff.data.simulate.simulate", lambda _, out: shutil.copytree(linear_brain, out))
     learnt = []
 
     def phase_1(config, datasets, out, resume):
@@ -195,7 +195,8 @@ def test_a_corpus_joins_simulated_subjects_too(preset, linear_brain, other, tmp_
     monkeypatch.setattr("cadiff.contrast.stage.contrast", phase_1)
     with pytest.raises(Stop):
         run_experiment(preset, tmp_path / "run", corpus=[other])
-    assert learnt == [other, tmp_path / "corpus-02", *([linear_brain] if include else [])]
+    run = tmp_path / "run"
+    assert learnt == [other, run / "corpus-02", *([run / "subject"] if include else [])]
 
 
 def broken(weights, tmp_path, **parts):

@@ -14,6 +14,7 @@ from one room to the next is a folder on disk that describes itself:
 
     experiments tables of runs, the demo among them
     training    fit(): the one training loop
+    sharing     one batch over several processes (processes, blocks and feed belong to it)
     artifacts   self-describing folders, run folders, provenance
     config      presets (YAML) and dotted overrides onto typed configs
     cli         the `cadiff` command

@@ -30,7 +30,17 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cadiff.errors import ConfigError
 
-SECTIONS = ("simulate", "corpus", "prior", "contrast", "attend", "diffuse", "reconstruct", "evaluate")
+SECTIONS = (
+    "stages",
+    "simulate",
+    "corpus",
+    "prior",
+    "contrast",
+    "attend",
+    "diffuse",
+    "reconstruct",
+    "evaluate",
+)
 HEADER = ("extends", "title", "protocol", "protocols", "source", "published")
 PROTOCOLS = ("default", "paper", "official")
 
@@ -48,7 +58,10 @@ class Config(BaseModel):
 def preset_names() -> list[str]:
     """Names of the presets that come with the package, without those that only others extend (paper/_god)."""
     root = resources.files("cadiff") / "presets"
-    return sorted(name for name in _walk(root, "") if "/_" not in f"/{name}")
+    names = (name for name in _walk(root, "") if "/_" not in f"/{name}")
+    return sorted(
+        name for name in names if not name.startswith("sweeps/")
+    )  # tables of runs, `cadiff sweep --list`
 
 
 def load_preset(preset: str | Path | None, protocol: str | None = None) -> dict[str, Any]:
@@ -71,7 +84,7 @@ def load_preset(preset: str | Path | None, protocol: str | None = None) -> dict[
     own = merged.pop("protocols", None) or {}
     name = protocol or merged.get("protocol") or "default"
     if name not in PROTOCOLS:
-        raise ConfigError(_sentence(f"No protocol {name!r}{_nearest(name, PROTOCOLS)}"))
+        raise ConfigError(_sentence(f"No protocol {name!r}{nearest(name, PROTOCOLS)}"))
     if name != "default":
         wanted = {key: value for key, value in load_protocol(name).items() if key in SECTIONS}
         merged = _merge(merged, _choices(wanted, merged))
@@ -140,7 +153,7 @@ def _chain(preset: str | Path) -> Iterator[dict[str, Any]]:
         for key in layer:
             if key not in SECTIONS + HEADER:
                 raise ConfigError(
-                    _sentence(f"Preset {current}: unknown section {key!r}{_nearest(key, SECTIONS + HEADER)}")
+                    _sentence(f"Preset {current}: unknown section {key!r}{nearest(key, SECTIONS + HEADER)}")
                 )
         own = layer.get("protocols") or {}
         groups = {key: layer.get(key) for key in (*SECTIONS, "protocols")}
@@ -152,7 +165,7 @@ def _chain(preset: str | Path) -> Iterator[dict[str, Any]]:
             for word, known in ((name, PROTOCOLS), *((key, SECTIONS) for key in own[name] or {})):
                 if word not in known:
                     raise ConfigError(
-                        _sentence(f"Preset {current}, protocols: unknown {word!r}{_nearest(word, known)}")
+                        _sentence(f"Preset {current}, protocols: unknown {word!r}{nearest(word, known)}")
                     )
         yield layer
         current = layer.get("extends")
@@ -251,7 +264,7 @@ def _explain(cls: type[BaseModel], error: Any) -> str:
     where = ".".join(str(part) for part in error["loc"]) or "settings"
     if error["type"] == "extra_forbidden":
         names = _fields(cls, error["loc"][:-1])
-        return f"unknown key {where!r}{_nearest(str(error['loc'][-1]), names)}"
+        return f"unknown key {where!r}{nearest(str(error['loc'][-1]), names)}"
     message, given = error["msg"].removeprefix("Value error, "), error["input"]
     if error["type"] == "model_type":
         names = _fields(cls, error["loc"])
@@ -279,6 +292,7 @@ def _sentence(text: str) -> str:
     return text if text[-1] in ".?" else f"{text}."
 
 
-def _nearest(word: str, names: Sequence[str]) -> str:
+def nearest(word: str, names: Sequence[str]) -> str:
+    """What a message about a wrong word ends in: the one that was meant, or the ones that there are."""
     near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     return f", did you mean {near[0]!r}?" if near else f" (there are: {', '.join(names)})" if names else ""

@@ -22,6 +22,7 @@ from cadiff.diffuse.trials import refuse_unfit as refuse_unfit_prior
 from cadiff.diffuse.trials import start_labels
 from cadiff.errors import ArtifactError, ConfigError, DataError
 from cadiff.priors.load import load_prior
+from cadiff.training import refuse_uneven
 
 PARTS = ("prior", "image_mae", "phase1")
 
@@ -89,6 +90,10 @@ def refuse_unfit(configs: Mapping[str, Any], sources: Sources) -> None:
         ConfigError: settings that do not fit the data, the encoder or the prior.
         ArtifactError: weights that are missing, damaged, or lack what a stage needs.
     """
+    needed = {"contrast": sources.encoder is None, "attend": configs["stages"].attend, "diffuse": True}
+    for stage, is_needed in needed.items():
+        if is_needed:
+            refuse_uneven(configs[stage].fit)
     data = None if sources.dataset is None else BrainDataset.open(sources.dataset)
     if data is not None:
         check_disjoint(data)
@@ -96,12 +101,13 @@ def refuse_unfit(configs: Mapping[str, Any], sources: Sources) -> None:
             if len(data.rows(split)) == 0:
                 raise DataError(f"{data.folder} has no {split} trials, which this experiment needs.")
     if sources.encoder is not None:
-        _refuse_unfit_encoder(configs["contrast"], sources.encoder)
+        _refuse_unfit_encoder(configs["contrast"], sources.encoder, decoder=configs["stages"].attend)
     elif data is not None:  # else phase 1 learns from simulated subjects too
         refuse_unfit_phase_1(configs["contrast"], [BrainDataset.open(folder) for folder in sources.phase_1])
-    depth = configs["attend"].image_decoder_depth
-    images: Any = load_image_mae(sources.image_mae, decoder_depth=depth).model
-    num_visible(images.vit.embeddings.patch_embeddings.num_patches, configs["attend"].image_mask_ratio)
+    if configs["stages"].attend:
+        depth = configs["attend"].image_decoder_depth
+        images: Any = load_image_mae(sources.image_mae, decoder_depth=depth).model
+        num_visible(images.vit.embeddings.patch_embeddings.num_patches, configs["attend"].image_mask_ratio)
     prior = load_prior(sources.prior)
     if data is None:
         refuse_unfit_prior(configs["diffuse"], prior)
@@ -125,9 +131,10 @@ def _parts(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _refuse_unfit_encoder(config: ContrastConfig, folder: Path) -> None:
+def _refuse_unfit_encoder(config: ContrastConfig, folder: Path, *, decoder: bool) -> None:
     encoder, _ = load_encoder(folder)
-    refuse_without_decoder(encoder, folder)
+    if decoder:
+        refuse_without_decoder(encoder, folder)
     wanted: dict[str, Any] = {f"mae.{key}": value for key, value in config.mae.model_dump().items()}
     if config.num_voxels is not None:
         wanted["num_voxels"] = config.num_voxels

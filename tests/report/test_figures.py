@@ -86,3 +86,9 @@ def test_ticks_rise_however_small_the_scores_are(high):
     assert all(a < b for a, b in itertools.pairwise(ticks))
     scale = figures.Scale(ticks)
     assert scale(ticks[0]) < scale(ticks[-1])
+
+
+def test_differences_that_are_all_negative_have_0_on_their_axis():
+    ticks = figures.score_ticks([-0.6, -0.3], percent=False)
+    assert ticks[-1] == 0 and ticks[0] <= -0.6
+    assert figures.Scale(ticks)(0.0) > figures.Scale(ticks)(-0.3)

@@ -4,6 +4,8 @@
     data.py     `data import`, `data doctor` and the other verbs about datasets
     weights.py  `weights describe` and `weights import`
     plan.py     `plan`
+    sweep.py    `sweep`
+    benchmark.py   `benchmark`
     tools.py    `prior train`, `presets`, `settings`
     options.py  what they share
 
@@ -24,8 +26,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from cadiff import __version__
-from cadiff.cli import data, plan, stages, tools, weights
+from cadiff import __version__, processes
+from cadiff.cli import benchmark, data, plan, stages, tools, weights
+from cadiff.cli import sweep as sweeps
 from cadiff.errors import UserError
 
 # What the disk refuses is the user's to mend: nothing of ours is at fault, and a traceback would hide the path.
@@ -47,18 +50,18 @@ class _Verbs(TyperGroup):
         try:
             return super().invoke(ctx)
         except UserError as error:
-            typer.echo(f"error: {error}", err=True)
+            processes.say(f"error: {error}", error)
             raise typer.Exit(2) from None
         except Exception as error:
             if (refusal := _refused_by_disk(error)) is None:
                 raise
-            typer.echo(
-                f"error: {refusal}: make room or choose another place. {_how_to_go_on(sys.argv[1:])}",
-                err=True,
+            processes.say(
+                f"error: {refusal}: make room or choose another place. {_how_to_go_on(sys.argv[1:])}", error
             )
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
-            typer.echo(f"\ninterrupted. {_how_to_go_on(sys.argv[1:])}", err=True)
+            if processes.is_main():
+                typer.echo(f"\ninterrupted. {_how_to_go_on(sys.argv[1:])}", err=True)
             raise typer.Exit(130) from None
 
 
@@ -93,7 +96,9 @@ VERBS = {
     "baseline": stages.baseline,
     "evaluate": stages.evaluate,
     "report": stages.report,
+    "sweep": sweeps.sweep,
     "plan": plan.plan,
+    "benchmark": benchmark.benchmark,
     "presets": tools.presets,
     "settings": tools.settings,
 }
@@ -146,7 +151,8 @@ def run() -> None:
     # The stages show their own progress; library chatter at start-up would bury it. The caller's choice wins.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-    app(prog_name="cadiff")
+    if processes.takes_part(together=bool(set(sys.argv[1:2]) & set(RESUMABLE))):
+        app(prog_name="cadiff")
 
 
 def _refused_by_disk(error: Exception) -> str | None:
@@ -164,6 +170,8 @@ def _how_to_go_on(arguments: Sequence[str]) -> str:
     if not arguments or arguments[0] not in RESUMABLE:
         if list(arguments[:2]) == ["data", "import"]:
             return "Run the same command again; subjects that were finished stay and are skipped."
+        if list(arguments[:1]) == ["sweep"]:
+            return "Run the same command again; what is finished stays and is skipped."
         return "No result was written; run the same command again."
     resumed = arguments if "--resume" in arguments else [*arguments, "--resume"]
     return f"Go on from the last checkpoint with: {shlex.join(['cadiff', *resumed])}"

@@ -188,6 +188,13 @@ def reconstruct(
     dataset: Dataset,
     pipeline: Annotated[Path, typer.Option(help="Pipeline folder of `diffuse`.", show_default=False)],
     out: Out,
+    rerank: Annotated[
+        str | None,
+        typer.Option(
+            help="Pick the sample under which the betas are likeliest: `encoding`, or the folder of an encoding model.",
+            show_default=False,
+        ),
+    ] = None,
     preset: Preset = None,
     protocol: Protocol = None,
     set_: Set = None,
@@ -195,12 +202,14 @@ def reconstruct(
     """Draw images for the test trials, and for the controls (prior only, shuffled brains).
 
     - `cadiff reconstruct data/sub-01 --pipeline runs/diffuse/pipeline --out runs/reconstructions`
+    - `cadiff reconstruct data/sub-01 --pipeline runs/diffuse --rerank encoding --set num_images_per_trial=16 --out runs/picked`
     - add `--set num_images_per_trial=2 --set num_inference_steps=20` for a quick look
     """
     from cadiff.diffuse.reconstruct import reconstruct as run_reconstruct
 
+    overrides = [*(set_ or []), *([f"rerank={rerank}"] if rerank is not None else [])]
     made = run_reconstruct(
-        load("reconstruct", preset, set_, protocol), inside(pipeline, "pipeline"), dataset, out
+        load("reconstruct", preset, overrides, protocol), inside(pipeline, "pipeline"), dataset, out
     )
     next_command(
         "evaluate", made, dataset=dataset, preset=preset, protocol=protocol, out=out.parent / "evaluation"
@@ -214,15 +223,23 @@ def baseline(
     dataset: Dataset,
     out: Out,
     prior: Prior = "shipped",
+    fitted: Annotated[
+        Path | None,
+        typer.Option(help="Fit nothing: the model/ of an earlier run on this subject.", show_default=False),
+    ] = None,
+    model: Annotated[bool, typer.Option(help="Save what was fitted as OUT/model.")] = True,
     set_: Options = None,
 ) -> None:
     """Reconstruct with a baseline; the same `evaluate` scores it.
 
-    `ridge-pixels`, `ridge-label` (drawn by the prior), `retrieval` (nearest training picture), `mean-image`; and the
-    oracles `class-mean` and `true-label`, which are told the true class.
+    `ridge-pixels`, `ridge-latents` and `ridge-label` (decoded or drawn by the prior), `ridge-retrieval` and `retrieval` (nearest
+    training picture), `bayes` (pictures weighed by an encoding model), `mean-image`; and the oracles `class-mean` and
+    `true-label`, which are told the true class.
 
     - `cadiff baseline ridge-pixels data/sub-01 --out runs/ridge`
     - `cadiff baseline ridge-label data/sub-01 --set guidance_scale=2 --out runs/ridge-label`
+    - `cadiff baseline bayes data/digit69 --set images=digits69.npz --set fit=pad --out runs/bayes`
+    - `cadiff baseline ridge-pixels data/sub-01-next-session --fitted runs/ridge/model --out runs/ridge-next`
     """
     from cadiff.baselines import run_baseline
     from cadiff.data.readers import parse_options
@@ -230,7 +247,7 @@ def baseline(
     options = parse_options(set_ or [])
     if prior != "shipped":
         options["prior"] = Path(prior)
-    made = run_baseline(name, dataset, out, **options)
+    made = run_baseline(name, dataset, out, fitted=fitted, save_model=model, **options)
     next_command("evaluate", made, dataset=dataset, out=out.with_name(f"{out.name}-evaluation"))
 
 

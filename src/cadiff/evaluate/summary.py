@@ -122,7 +122,7 @@ def comparisons(
     rows = []
     for name, metric in metrics.items():
         for control in per_image:
-            if control == primary or name not in per_image[control]:
+            if control == primary or any(name not in per_image[one] for one in (primary, control)):
                 continue
             found = compare(
                 per_image[primary][name],

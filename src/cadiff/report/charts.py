@@ -178,7 +178,7 @@ def line_chart(
     shown = _apart([x(value) for value in values], 5.0)
     for value, kept in zip(values, shown, strict=True):
         if kept:
-            parts.append(text(x(value), height - bottom + 18, f"{value:,.0f}", "middle"))
+            parts.append(text(x(value), height - bottom + 18, f"{value:,.10g}", "middle"))
     parts.append(text((left + 100) / 2, height - 6, x_name, "middle"))
     for found in lines:
         points = [(share(a), y(b) - top) for a, b in zip(found.x, found.y, strict=True)]

@@ -45,7 +45,7 @@ def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
 def score_ticks(values: Sequence[float], percent: bool, count: int = 6) -> list[float]:
     """Ticks for scores: from 0 for percentages, which end at 100 %; around the values and 0 otherwise."""
     ends = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
-    ticks = nice_ticks(min(0.0, *ends), max(ends), count)
+    ticks = nice_ticks(min(0.0, *ends), max(ends) if percent else max(0.0, *ends), count)
     return [t for t in ticks if t <= 1.0 + 1e-9] if percent and max(ends) <= 1 else ticks
 
 

@@ -45,7 +45,7 @@ def strip(pooled: dict[str, Any], parts: Sequence[Evaluated]) -> dict[str, Any]:
                 f"{label}: {facts.number(score['mean'], percent)}, t interval {facts.interval(score['ci95_t'], percent)}, "
                 f"bootstrap {facts.interval(score['ci95'], percent)}. {score['protocol']}"
             )
-            drawn = _spread_row(
+            drawn = spread_row(
                 scale,
                 score["mean"],
                 score["ci95"],
@@ -166,7 +166,7 @@ def pairs(pooled: dict[str, Any], metric: str) -> dict[str, Any]:
         other = pooled["conditions"][row["control"]]["label"]
         differences = list(row["subject_differences"].values())
         sign = 1 if about["direction"] == "higher" else -1
-        drawn = _spread_row(
+        drawn = spread_row(
             scale,
             row["difference"],
             row["ci95"],
@@ -206,7 +206,7 @@ def _inside(ends: Sequence[float], percent: bool) -> list[float]:
     return [min(max(end, 0.0), 1.0) for end in ends] if percent else list(ends)
 
 
-def _spread_row(
+def spread_row(
     scale: Scale,
     mean: float,
     interval: Sequence[float],

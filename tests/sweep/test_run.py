@@ -1,0 +1,221 @@
+"""A sweep: what runs share is made once, what fails stops nothing else, what is there is not made again."""
+
+import json
+import re
+import shutil
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+from filelock import FileLock
+
+from cadiff.artifacts import read_json
+from cadiff.errors import ArtifactError, ConfigError, UserError
+from cadiff.runs import LOCK
+from cadiff.sweep import Given, describe, plan_sweep, run_sweep
+from cadiff.sweep.drive import Work, drive
+from cadiff.sweep.executors import parse_slurm
+from cadiff.sweep.plan import place
+
+ROWS = """
+corpus: []
+rows:
+  - {name: CAD, published: 3}
+  - {name: noisier, set: {attend.gamma_f: 0.9}, published: 1}
+  - {name: no phase 2, set: {stages.attend: false}, published: 4}
+  - {name: guided, set: {reconstruct.guidance_scale: 3}}
+  - {name: pixels, baseline: ridge-pixels}
+"""
+
+
+def sweep(table, out, executor, **options):
+    return run_sweep(table, out, executor=executor, jobs=1, show=False, **options)
+
+
+def test_a_stage_is_made_once_for_all_runs_that_share_it(write, made, executor, tmp_path):
+    table = write("seeds: [0, 1]\nreference: CAD\n" + ROWS.replace("corpus: []\n", ""))
+    plan = describe(plan_sweep(table))
+    outcome = sweep(table, tmp_path / "out", executor)
+    assert outcome.failed == {} and outcome.page == tmp_path / "out" / "comparison.html"
+    count = {name: made.count(name) for name in set(made)}
+    # one subject and one corpus; phase 1 by seed; phase 2 by seed and gamma_f; all that differs is drawn anew
+    assert count == {"simulate": 2, "contrast": 2, "attend": 4, "diffuse": 6, "reconstruct": 8}
+    for name, number in count.items():
+        line = next(line for line in plan if line.startswith(name))
+        assert int(line.split()[1]) == number
+    # ridge-pixels has a seed of its own (folds), so it is run with both
+    assert outcome.num_cells == 10
+    assert executor.started == list(dict.fromkeys(executor.started))
+
+    cell = tmp_path / "out" / "cells" / "CAD" / "sim-01-seed-1"
+    assert read_json(cell / "evaluation" / "evaluation.json")["kind"] == "evaluation"
+    assert (cell / "report.html").is_file() and (cell / "contrast" / "encoder").is_dir()
+    assert not (tmp_path / "out" / "cells" / "no-phase-2" / "sim-01-seed-1" / "attend").exists()
+
+    found = read_json(tmp_path / "out" / "results.json")
+    table_of = pd.read_csv(tmp_path / "out" / "results.tsv", sep="\t")
+    own = table_of[(table_of["row"] == "CAD") & (table_of["metric"] == "pcc")]
+    pooled = next(system for system in found["systems"] if system["name"] == "CAD")["metrics"]["pcc"]
+    assert sorted(own["seed"]) == [0, 1] and pooled["mean"] == pytest.approx(own["mean"].mean(), abs=1e-6)
+    assert found["order"]["num"] == 3 and {row["second"] for row in found["comparisons"]} == {"CAD"}
+
+
+def test_the_same_again_makes_nothing_and_a_longer_table_only_what_is_new(write, made, executor, tmp_path):
+    out = tmp_path / "out"
+    sweep(write(ROWS), out, executor)
+    made.clear()
+    before = (out / "results.tsv").read_bytes()
+    assert sweep(write(ROWS), out, executor).failed == {}
+    assert made == [] and (out / "results.tsv").read_bytes() == before
+    sweep(write(f"{ROWS}  - {{name: more, set: {{attend.gamma_f: 0.7}}}}\n"), out, executor)
+    assert made == ["attend", "diffuse", "reconstruct"]
+    made.clear()
+    sweep(write(f"  contrast.fit.steps: 7\n{ROWS}"), out, executor)  # upstream of everything but the subject
+    assert (
+        sorted(set(made)) == ["attend", "contrast", "diffuse", "reconstruct"] and made.count("contrast") == 1
+    )
+
+
+def keys(table):
+    return {planned.cell.row: planned.keys for planned in plan_sweep(table).cells}
+
+
+def test_a_setting_changes_the_keys_of_its_stage_and_of_all_after_it(write, made):
+    base = keys(write("rows:\n  - {name: a}\n"))["a"]
+    order = ["simulate", "corpus-02", "contrast", "attend", "diffuse", "reconstruct", "evaluate", "report"]
+    assert list(base) == order
+    for setting, first in (
+        ("simulate.snr: 0.7", "simulate"),
+        ("corpus.num_volumes: 7", "corpus-02"),
+        ("contrast.gamma_c: 0.7", "contrast"),
+        ("attend.gamma_f: 0.7", "attend"),
+        ("diffuse.context_length: 7", "diffuse"),
+        ("reconstruct.guidance_scale: 7", "reconstruct"),
+    ):
+        other = keys(write(f"rows:\n  - {{name: a, set: {{{setting}}}}}\n"))["a"]
+        same = [name for name in order if other[name] == base[name]]
+        after = order[order.index(first) :]
+        changed = [
+            name for name in after if not (first == "simulate" and name == "corpus-02" and name in same)
+        ]
+        assert not set(same) & set(changed), setting
+        assert [name for name in order[: order.index(first)] if name not in same] == []
+
+
+def test_data_count_by_content_not_by_place(write, made, linear_brain, tmp_path):
+    table = write("preset: demo\nrows:\n  - {name: a}\n")
+    copy = shutil.copytree(linear_brain, tmp_path / "elsewhere")
+    first, second = (plan_sweep(table, Given({"": folder})).cells[0].keys for folder in (linear_brain, copy))
+    assert first == second
+    about = read_json(copy / "dataset_description.json")
+    about["sha256"]["betas.npy"] = "0" * 64
+    (copy / "dataset_description.json").write_text(json.dumps(about))
+    third = plan_sweep(table, Given({"": copy})).cells[0].keys
+    assert all(third[name] != first[name] for name in first)
+
+
+def test_a_failed_run_stops_nothing_else_and_is_tried_again(write, made, executor, tmp_path):
+    out, rows = (
+        tmp_path / "out",
+        "rows:\n  - {name: a}\n  - {name: b, set: {attend.gamma_f: 13}}\n  - {name: c}\n",
+    )
+    rows = rows.replace("{name: c}", "{name: c, set: {reconstruct.guidance_scale: 3}}")
+    rows += "  - {name: d, set: {attend.gamma_f: 13, reconstruct.guidance_scale: 3}}\n"
+    outcome = sweep(write(rows), out, executor)
+    assert set(outcome.failed) == {"b/sim-01-seed-0", "d/sim-01-seed-0"}
+    assert outcome.failed["b/sim-01-seed-0"] == "attend: ValueError: thirteen"
+    assert outcome.failed["d/sim-01-seed-0"].startswith("attend, shared with b, failed")
+    assert made.count("attend") == 2  # d does not try again what it shares with b
+    page = outcome.page.read_text()
+    assert "ValueError: thirteen" in page and "1 run missing" in page
+    failed = pd.read_csv(out / "results.tsv", sep="\t").query("status == 'failed'")
+    assert list(failed["row"]) == ["b", "d"] and "thirteen" in failed["error"].iloc[0]
+    made.clear()
+    assert set(sweep(write(rows), out, executor).failed) == set(outcome.failed)
+    assert made == ["attend"]
+
+
+def test_nothing_but_failures_is_no_page(write, made, executor, tmp_path):
+    outcome = sweep(write("rows:\n  - {name: b, set: {attend.gamma_f: 13}}\n"), tmp_path / "out", executor)
+    assert outcome.page is None and outcome.num_cells == len(outcome.failed) == 1
+
+
+def test_a_typo_in_the_last_row_is_told_before_the_first_runs(write, made, executor, tmp_path):
+    with pytest.raises(UserError, match=r"line 7, row 'z'.*unknown key 'guidance'"):
+        sweep(
+            write("rows:\n  - {name: a}\n  - {name: z, set: {reconstruct.guidance: 3}}\n"),
+            tmp_path / "out",
+            executor,
+        )
+    assert made == [] and not (tmp_path / "out").exists()
+
+
+def test_another_sweep_in_the_folder_is_refused_and_other_peoples_folders_too(
+    write, made, executor, tmp_path
+):
+    out = tmp_path / "out"
+    out.mkdir()
+    table = write("rows:\n  - {name: a}\n")
+    with FileLock(out / LOCK), pytest.raises(ArtifactError, match="Another process is working in"):
+        sweep(table, out, executor)
+    (out / "thesis.txt").touch()
+    with pytest.raises(ArtifactError, match="already exists"):
+        sweep(table, out, executor)
+    assert made == []
+
+
+def test_two_runs_never_make_one_stage_at_once(write, made, tmp_path):
+    """With slots for all runs, only those start whose missing stages nobody else is making."""
+    plan = plan_sweep(
+        write(
+            "rows:\n  - {name: a}\n  - {name: b, set: {attend.gamma_f: 1}}\n  - {name: c, baseline: ridge-pixels}\n"
+        )
+    )
+    work = Work(tmp_path, plan.cells)
+    running, most = [], []
+
+    class Never:
+        def start(self, out, cell, slot):
+            running.append(cell.parent.name)
+            return self
+
+        def poll(self):
+            return 0 if len(most) > 3 else None
+
+        def stop(self): ...
+
+    for planned in plan.cells:
+        work.folder(planned).mkdir(parents=True)
+    events = drive(work, Never(), None, watch=most.append)
+    next(events)
+    assert (
+        running[0] == "a" and "b" not in running[:1] and "c" not in running[:1]
+    )  # both need the subject that a makes
+    events.close()
+
+
+@pytest.mark.parametrize(
+    ("length", "says"),
+    [(64, r"reads 64: it is filled up \(wrap\)"), (32, "reads 32: the last 8 are left out"), (40, None)],
+)
+def test_a_subject_with_other_voxels_than_the_encoder_is_explained(
+    write, made, linear_brain, tmp_path, monkeypatch, length, says
+):
+    weights = tmp_path / "weights"
+    (weights / "phase1").mkdir(parents=True)
+    (weights / "phase1" / "x").touch()
+    encoder = SimpleNamespace(config=SimpleNamespace(num_voxels=length, patch_size=16))
+    monkeypatch.setattr("cadiff.contrast.load_encoder", lambda _: (encoder, None))
+    table = write("preset: demo\nrows:\n  - {name: a}\n")
+    remarks = plan_sweep(table, Given({"": linear_brain}, weights=weights)).remarks
+    assert bool(remarks) == (says is not None)
+    if says is not None:
+        assert re.search(f"subject has 40 voxels and the encoder in .* {says}", remarks[0])
+
+
+def test_places_are_names_that_tell_the_stage(write, made):
+    planned = plan_sweep(write("rows:\n  - {name: a}\n")).cells[0]
+    places = {step.name: place(step, planned.keys[step.name]) for step in planned.steps}
+    assert places["corpus-02"].startswith("simulate-") and places["report"].endswith(".html")
+    with pytest.raises(ConfigError, match="form key=value"):
+        parse_slurm("partition")

@@ -1,0 +1,162 @@
+"""TABLE.yaml: what becomes of rows, grids, seeds and subjects; and every mistake is one sentence with its row and line."""
+
+import pytest
+
+from cadiff.errors import UserError
+from cadiff.sweep.cells import Given, expand
+from cadiff.sweep.plan import _configs, plan_cells
+from cadiff.sweep.table import read_table, shipped_tables
+
+
+def cells_of(path, **given):
+    return expand(read_table(path), Given(**given))[0]
+
+
+def test_rows_grids_seeds_and_subjects_multiply(write):
+    cells = cells_of(
+        write(
+            "subjects: [1, 3]\nseeds: [0, 1]\nrows:\n"
+            "  - {name: a}\n"
+            "  - {name: b, grid: {attend.gamma_f: [0.5, 1], diffuse.fit.steps: [3]}}\n"
+            "  - {name: c, baseline: ridge-label, grid: {guidance_scale: [1, 2], seed: [5]}}\n"
+        )
+    )
+    assert len(cells) == 2 * 2 + 2 * 4 + 2 * 2
+    assert list(dict.fromkeys(cell.row for cell in cells)) == [
+        "a",
+        "b, gamma_f=0.5, steps=3",
+        "b, gamma_f=1, steps=3",
+        "c, guidance_scale=1",
+        "c, guidance_scale=2",
+    ]
+    assert len({cell.name for cell in cells}) == len(cells)
+    one = next(cell for cell in cells if cell.row.startswith("b, gamma_f=1") and cell.subject == "sim-03")
+    assert one.columns == {"attend.gamma_f": 1, "diffuse.fit.steps": 3}
+    assert {"attend.gamma_f=1", "diffuse.fit.steps=3", "simulate.subject=3", "reconstruct.seed=0"} <= set(
+        one.overrides
+    )
+    assert {cell.seed for cell in cells if cell.baseline} == {5}
+    assert next(cell.options for cell in cells if cell.baseline) == {"guidance_scale": 1}
+
+
+def test_a_rows_own_settings_win_over_the_command_line_and_that_over_the_tables(write):
+    path = write("  diffuse.fit.steps: 1\nrows:\n  - {name: a}\n  - {name: b, set: {diffuse.fit.steps: 3}}\n")
+    for given, expected in (((), [1, 3]), (("diffuse.fit.steps=2",), [2, 3])):
+        plans = [next(o for o in reversed(c.overrides) if "steps" in o) for c in cells_of(path, set=given)]
+        assert plans == [f"diffuse.fit.steps={steps}" for steps in expected]
+
+
+def test_datasets_of_subjects_by_name(write, tmp_path):
+    path = write(
+        "preset: p\nsimulated: demo\nsubjects: {x: {preset: px}, y: {}}\nrows:\n  - {name: a}\n  - {name: b, preset: pb}\n"
+    )
+    assert [cell.preset for cell in cells_of(path)] == ["demo", "demo", "pb", "pb"]
+    found, remarks = expand(read_table(path), Given({"x": tmp_path}))
+    assert [(cell.subject, cell.preset, cell.dataset) for cell in found] == [
+        ("x", "px", tmp_path),
+        ("x", "pb", tmp_path),
+    ]
+    assert "y: left out" in remarks[0]
+    with pytest.raises(UserError, match=r"2 subjects \(x, y\): say whose"):
+        cells_of(path, datasets={"": tmp_path})
+    with pytest.raises(UserError, match="no such subject"):
+        cells_of(path, datasets={"z": tmp_path})
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ("{name: b, st: {}}", "unknown key 'st', did you mean 'set'"),
+        ("{name: b, set: {attend.gamma_g: 1}}", "did you mean 'gamma_i'"),
+        ("{name: b, set: {atend.gamma_f: 1}}", "must begin with a stage"),
+        ("{name: b, set: {gamma_f: 1}}", "must begin with a stage"),
+        ("{name: b, set: {attend.gamma_f: lots}}", "unable to parse"),
+        ("{name: b, set: {evaluate.n_way: 5}}", "other rules than the others"),
+        ("{name: b, set: {attend.fit.seed: 5}}", "is set by `seeds:`"),
+        ("{name: b, set: {simulate.subject: 5}}", "is set by `subjects:`"),
+        ("{name: b, grid: {attend.gamma_f: []}}", "at least 1 item"),
+        ("{name: b, preset: dem0}", "No preset 'dem0'"),
+        ("{name: b, baseline: ridge-lable}", "No baseline 'ridge-lable'"),
+        ("{name: b, baseline: ridge-label, options: {guidance: 2}}", "has no option 'guidance'"),
+        ("{name: b, baseline: ridge-label, set: {attend.gamma_f: 1}}", "is a setting of the method"),
+        ("{name: b, baseline: ssae, options: {protocl: official}}", "did you mean 'protocol'"),
+        ("{name: b, baseline: ic-gan}", "give its folder with --set generator"),
+        ("{name: b, options: {x: 1}}", "options are for baselines"),
+        ("{name: b, subjects: [9]}", "there is no subject 9"),
+        ("{name: a}", "there is such a row already"),
+        ("{name: b, preset: paper/god-sub-03}", "is about real data"),
+        ("{name: b, name: c}", "'name' is there already, on line"),
+        ("7", "a row is 7"),
+    ],
+)
+def test_a_mistake_in_row_9_is_one_sentence_with_its_line(write, row, says):
+    rows = "".join(f"  - {{name: {name}}}\n" for name in "astuvwxy")
+    path = write(f"rows:\n{rows}  - {row}\n")
+    line = path.read_text().splitlines().index(f"  - {row}") + 1
+    with pytest.raises(UserError, match=says) as caught:
+        plan_cells(cells_of(path))
+    assert f"line {line}" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_row_may_be_left_out_and_a_baselines_option_be_given(write, made):
+    rows = "rows:\n  - {name: a, baseline: ridge-pixels}\n  - {name: b, optional: true, baseline: ic-gan}\n"
+    planned, remarks = plan_cells(cells_of(write(rows)))
+    assert [one.cell.row for one in planned] == ["a"] and remarks[0].startswith("b is left out: ")
+    with pytest.raises(UserError, match="has no option 'sized'"):
+        plan_cells(cells_of(write(rows), set=("ridge-pixels.sized=8",)))
+    given = cells_of(write(rows), set=("ic-gan.generator=somewhere",))
+    assert given[1].options == {"generator": "somewhere"} and given[0].options == {}
+    with pytest.raises(UserError, match=r"--set 'icgan\.x=1' must begin with a stage, or a baseline"):
+        cells_of(write(rows), set=("icgan.x=1",))
+
+
+def test_files_among_a_baselines_options_count_by_content(write, made, tmp_path):
+    def key(name, content):
+        path = tmp_path / name
+        path.write_text(content)
+        rows = f"rows:\n  - {{name: a, baseline: bayes, options: {{images: {path}}}}}\n"
+        return plan_cells(cells_of(write(rows)))[0][0].keys["reconstruct"]
+
+    assert key("x", "same") == key("y", "same") != key("x", "other")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("rows: []\n", "has no rows"),
+        ("", "has no rows"),
+        ("rowz:\n  - {name: a}\n", "has no rows"),
+        ("sedes: [1]\nrows:\n  - {name: a}\n", "unknown key 'sedes', did you mean 'seeds'"),
+        (
+            "reference: b\nrows:\n  - {name: a}\n",
+            "reference 'b' is no row, did you mean|reference 'b' is no row",
+        ),
+        ("seeded: [evaluate]\nrows:\n  - {name: a}\n", "'evaluate' is not one of"),
+        ("rows: [\n", "not valid YAML"),
+    ],
+)
+def test_a_wrong_table_is_one_sentence(write, text, says):
+    with pytest.raises(UserError, match=says) as caught:
+        cells_of(write(text))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_table_is_answered_with_those_there_are():
+    with pytest.raises(UserError, match="table-2"):
+        read_table("table-3")
+    with pytest.raises(UserError, match=r"No table nowhere\.yaml"):
+        read_table("nowhere.yaml")
+
+
+@pytest.mark.parametrize("name", shipped_tables())
+def test_tables_that_come_along_are_settled_on_simulated_and_on_real_subjects(name, tmp_path):
+    source = read_table(name)
+    subjects = source.table.subjects if isinstance(source.table.subjects, dict) else {}
+    given = Given({subject: tmp_path for subject in subjects} or {"": tmp_path})
+    real = expand(source, given)[0] if not isinstance(source.table.subjects, tuple) else []
+    for cell in [*expand(source, Given())[0], *real]:
+        if not cell.optional:
+            _configs(cell)
+    if name == "table-2":
+        printed = {cell.row: cell.published for cell in real}
+        assert len(printed) == 14 and printed["ID 14"] == 25.08 and printed["ID 1"] == 12.52
