@@ -240,7 +240,7 @@ def _train(
     run_step = Graphed(backward) if graph else backward
     for step in range(first, config.steps):
         for part in range(config.accumulate):
-            generator = _generator(config.seed, step * config.accumulate + part)
+            generator = step_generator(config.seed, step * config.accumulate + part)
             for key, value in run_step(next(coming), generator).items():
                 sums[key] = sums.get(key, 0) + value.float()
         average_gradients(whole)
@@ -255,7 +255,7 @@ def _train(
         ):  # whose gradients are overwritten in place
             optimizer.zero_grad(set_to_none=True)
         if average:
-            _update_average(average, trained, config.ema_decay or 0.0, step)
+            update_average(average, trained, config.ema_decay or 0.0, step)
         since_log += 1
         done = step + 1
         if step == first:
@@ -268,7 +268,7 @@ def _train(
             if not math.isfinite(means["loss"]):
                 raise DivergedError(_diverged("The loss is", done, config, run))
             # a finite loss can have gradients that are not; the next loss would show it, a checkpoint later
-            if (save or done == config.steps) and not _all_finite(trained):
+            if (save or done == config.steps) and not all_finite(trained):
                 raise DivergedError(_diverged("The weights are", done, config, run))
             run.log({"step": done, "learning_rate": learning_rate_at(step, config), **means})
             bar.show(done, means["loss"])
@@ -280,7 +280,8 @@ def _train(
         own_part(trained[name]).copy_(own_part(value))
 
 
-def _generator(seed: int, index: int) -> torch.Generator:
+def step_generator(seed: int, index: int) -> torch.Generator:
+    """The generator of every draw in batch `index`."""
     mixed = np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(mixed))
 
@@ -296,15 +297,17 @@ def _optimizer(parameters: list[nn.Parameter], config: FitConfig, *, fused: bool
 
 
 @torch.no_grad()
-def _update_average(
+def update_average(
     average: Mapping[str, Tensor], trained: Mapping[str, Tensor], decay: float, step: int
 ) -> None:
+    """Moves an exponential moving average towards the weights after a step, counted from 0."""
     decay = min(decay, (1 + step) / (10 + step))  # early averages would otherwise remember the random start
     averages, values = ([own_part(p) for p in tensors.values()] for tensors in (average, trained))
     torch._foreach_lerp_(averages, values, 1 - decay)
 
 
-def _all_finite(tensors: Mapping[str, Tensor]) -> bool:
+def all_finite(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether no number is NaN or infinite, in any process."""
     found = torch.stack([own_part(tensor).isfinite().all() for tensor in tensors.values()])
     return total((~found).sum()).item() == 0
 

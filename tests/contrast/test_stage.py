@@ -201,3 +201,9 @@ def test_defaults_are_the_published_ones():
         "inputs",
         "first",
     )
+
+
+def test_phase_1_with_nothing_to_learn_is_refused():
+    with pytest.raises(ValueError, match="nothing to learn"):
+        ContrastConfig(gamma_c=0, gamma_s=0)
+    ContrastConfig(gamma_c=0, gamma_s=0, masked_error_weight=1)

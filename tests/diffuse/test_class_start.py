@@ -18,7 +18,8 @@ from cadiff.diffuse.reconstruct import ReconstructConfig, reconstruct
 from cadiff.diffuse.sampling import make_scheduler
 from cadiff.diffuse.start import LabelStart
 from cadiff.encoding.classes import ClassPosterior
-from cadiff.errors import ConfigError
+from cadiff.encoding.pictures import pictures_of_classes
+from cadiff.errors import ConfigError, DataError
 
 SETTINGS: dict[str, Any] = {
     "num_inference_steps": 2,
@@ -125,3 +126,23 @@ def test_bayes_label_draws_the_most_likely_class_and_survives_a_round_trip(
     assert before.keys() == after.keys()
     assert {condition for condition, _, _ in before} == {"brain", "shuffled"}
     assert all(np.array_equal(before[key], after[key]) for key in before)
+
+
+def test_labelled_pictures_stand_in_for_drawn_ones_and_test_stimuli_are_refused_among_them(
+    dataset, prior, tmp_path
+):
+    rng = np.random.default_rng(0)
+    for name in ("cup", "dog", "zebra"):  # the prior has no zebra
+        (tmp_path / "bank" / name).mkdir(parents=True)
+        for k in range(3):
+            picture = Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8))
+            picture.save(tmp_path / "bank" / name / f"{k}.png")
+    images, rows = pictures_of_classes(tmp_path / "bank", prior.classes, dataset, 16)
+    assert images.shape == (6, 16, 16, 3)
+    assert sorted(rows) == [1, 1, 1, 3, 3, 3]
+    stimulus = dataset.images(["test2"], 16)[0]
+    Image.fromarray(stimulus).save(tmp_path / "bank" / "cup" / "x.png")
+    with pytest.raises(DataError, match="is test stimulus 'test2'"):
+        pictures_of_classes(tmp_path / "bank", prior.classes, dataset, 16)
+    with pytest.raises(DataError, match="none of its 3 classes"):
+        pictures_of_classes(tmp_path / "bank", ["tree"], dataset, 16)

@@ -82,3 +82,18 @@ def test_every_evaluation_is_a_look_and_the_dataset_stays_what_it_was(
     assert found["looks_before"] == looks + 1 and "declared: nothing was selected" in found["stamp"]
     assert sha256_file(linear_brain / "dataset_description.json") == before
     BrainDataset.open(linear_brain, verify=True)
+
+
+def test_looks_at_the_same_time_are_counted_one_after_the_other(tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+
+    (tmp_path / "dataset_description.json").write_text("{}")
+
+    def look(number: int) -> None:
+        record_look(tmp_path, {"decoder": f"{number:064x}"}, selected_on=None, validation=False)
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(look, range(40)))
+    lines, intact = read_ledger(tmp_path / NAME)
+    assert intact
+    assert [line["look"] for line in lines] == list(range(1, 41))

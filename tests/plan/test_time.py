@@ -155,12 +155,12 @@ def test_what_was_measured_on_a_gpu_and_shipped_takes_the_place_of_assumptions(m
         "op_by_op_s": 0.5,
     }
     found = Measurement("diffuse", "batch 16", 16, "bf16", True, "samples", repeats=1, steps=1, **numbers)
-    machine = replace(KNOWN["h100"], name="a lent H100", source="measured")
+    machine = replace(KNOWN["h100"], name="an H100", source="measured")
     write_record(tmp_path / "h100.json", Record(machine, "paper", {}, [found]))
     result = CliRunner().invoke(cli.app, ["plan", "demo", "--gpu", "h100"])
     rows = {line.split()[0]: line for line in result.output.splitlines() if line}
     assert rows["diffuse"].endswith("0.25") and rows["attend"].endswith("0.50 assumed")
-    assert "Time on a lent H100 (rates: measured)" in result.output
+    assert "Time on an H100 (rates: measured)" in result.output
 
 
 def test_what_a_processor_reached_says_nothing_about_a_gpu(tmp_path):

@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -27,6 +26,7 @@ from cadiff.baselines.fitted import State, put, take
 from cadiff.baselines.labels import Drawing
 from cadiff.data.dataset import BrainDataset
 from cadiff.encoding import EncodingModel
+from cadiff.encoding.pictures import refuse_test_stimuli
 from cadiff.errors import ConfigError, DataError
 from cadiff.priors.images import PICTURES, Fit, to_square
 from cadiff.priors.load import load_prior
@@ -91,7 +91,7 @@ class Bayes:
             pictures = _drawn(prior, num_pictures or 500, side, seed)
         else:
             pictures = _read(Path(images), side, fit, num_pictures, rng)
-        _refuse_test_stimuli(pictures, dataset, side, str(images))
+        refuse_test_stimuli(pictures, dataset, side, f"images={images}")
         own = str(images) == "training"
         some = rng.choice(len(pictures), min(MAX_DISTRACTORS, len(pictures)), replace=False)
         model = EncodingModel.fit(
@@ -150,7 +150,7 @@ class Bayes:
         config, tensors = dict(state.config), state.tensors
         model = EncodingModel.from_tensors(config.pop("encoding"), take("encoding", tensors))
         images = tensors["images"].numpy()
-        _refuse_test_stimuli(images, dataset, images.shape[1], "saved")
+        refuse_test_stimuli(images, dataset, images.shape[1], "the saved model")
         return cls(model, images, **config)
 
 
@@ -202,16 +202,3 @@ def _open(item: np.ndarray | Path) -> np.ndarray:
             return np.asarray(picture.convert("RGB"))
     except (UnidentifiedImageError, OSError) as error:
         raise DataError(f"{item} cannot be read as a picture ({error}): replace it or remove it.") from None
-
-
-def _refuse_test_stimuli(pictures: np.ndarray, dataset: BrainDataset, side: int, source: str) -> None:
-    """Raises `DataError` where a test stimulus is among the pictures that may have been seen."""
-    tested = {
-        sha256(dataset.images([name], side)[0].tobytes()).digest(): name
-        for name in dataset.stimulus_ids("test")
-    }
-    for i, picture in enumerate(pictures):
-        if (name := tested.get(sha256(picture.tobytes()).digest())) is not None:
-            raise DataError(
-                f"Picture {i + 1} of the prior (images={source}) is test stimulus {name!r}: leave the test stimuli out of it."
-            )

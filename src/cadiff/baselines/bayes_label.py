@@ -23,6 +23,7 @@ from cadiff.baselines.labels import Drawing
 from cadiff.data.dataset import BrainDataset
 from cadiff.encoding import EncodingModel
 from cadiff.encoding.classes import ClassPosterior
+from cadiff.encoding.pictures import pictures_of_classes
 from cadiff.errors import DataError
 from cadiff.priors.load import ImagePrior, load_prior
 
@@ -44,6 +45,7 @@ class BayesLabel:
         *,
         prior: str | Path = "shipped",
         features: str | Sequence[str] | None = None,
+        pictures: str | Path | None = None,
         pictures_per_class: int = 12,
         num_images_per_trial: int = 5,
         num_inference_steps: int = 20,
@@ -57,6 +59,8 @@ class BayesLabel:
         Args:
             prior: the image prior.
             features: what voxels are predicted from, see `EncodingModel.fit`.
+            pictures: labelled pictures that describe the classes: a folder of class folders or an .npz, as for
+                `cadiff prior train`; drawn by the prior when absent.
             pictures_per_class: that describe a class, drawn with the settings below; 2 or more.
             num_images_per_trial: samples of each test stimulus.
             num_inference_steps, guidance_scale, scheduler, batch_size: of all drawing.
@@ -70,9 +74,16 @@ class BayesLabel:
         asked = [features] if isinstance(features, str) else features
         model = EncodingModel.fit(dataset, rows, features=asked, prior=prior, size=side, seed=seed)
         settings = (num_inference_steps, guidance_scale, scheduler, batch_size)
-        images = Drawing(opened, pictures_per_class, *settings, seed=seed + 1)(_table(opened))
-        labels = np.repeat(np.arange(len(images)), pictures_per_class)
-        posterior = ClassPosterior.fit(model, images.reshape(-1, *images.shape[2:]), labels)
+        table = _table(opened)
+        if pictures is None:
+            drawn = Drawing(opened, pictures_per_class, *settings, seed=seed + 1)(table)
+            images, labels = (
+                drawn.reshape(-1, *drawn.shape[2:]),
+                np.repeat(np.arange(len(drawn)), pictures_per_class),
+            )
+        else:
+            images, labels = pictures_of_classes(pictures, opened.classes, dataset, side)
+        posterior = ClassPosterior.fit(model, images, labels)
         return cls(posterior, Drawing(opened, num_images_per_trial, *settings, seed=seed))
 
     def reconstruct(

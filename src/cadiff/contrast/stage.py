@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from cadiff.artifacts import provenance
@@ -74,6 +74,14 @@ class ContrastConfig(Config):
     """Recompute the blocks in the backward pass: less memory, a quarter slower (on a CPU), the same gradients."""
     fit: ContrastFit = ContrastFit()
     """Optimiser, schedule, precision, checkpoints."""
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> "ContrastConfig":
+        if not (self.gamma_c or self.gamma_s or self.masked_error_weight):
+            raise ValueError(
+                "gamma_c, gamma_s and masked_error_weight are all 0, so there is nothing to learn: give one of them a weight"
+            )
+        return self
 
 
 def contrast(config: ContrastConfig, datasets: Sequence[Path], out: Path, *, resume: bool = False) -> Path:

@@ -13,22 +13,27 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from cadiff.data.dataset import BrainDataset
 from cadiff.diffuse.controls import Starts
 from cadiff.diffuse.pipeline import FmriToImagePipeline
 from cadiff.diffuse.sampling import sample_noise
 from cadiff.diffuse.settings import ReconstructConfig
 from cadiff.encoding import EncodingModel
 from cadiff.encoding.classes import ClassPosterior
+from cadiff.encoding.pictures import pictures_of_classes
 from cadiff.errors import ConfigError
 
 OTHER_NOISE = 1_000_000  # added to the seed: pictures of classes never have the noise of a reconstruction
 
 
-def class_starts(pipe: FmriToImagePipeline, model: EncodingModel, config: ReconstructConfig) -> Starts:
-    """Draws `config.class_pictures` pictures of every class of the prior, and describes the classes by them.
+def class_starts(
+    pipe: FmriToImagePipeline, model: EncodingModel, config: ReconstructConfig, data: BrainDataset
+) -> Starts:
+    """Describes every class of the prior by pictures, drawn here or given by `config.class_images`.
 
     Raises:
         ConfigError: a pipeline that was not tuned with label_start, or whose prior has no classes.
+        DataError: pictures that cannot be read, or a test stimulus among them.
     """
     conditioner = pipe.conditioner
     classes = (conditioner.config["labels"] or {"classes": []})["classes"]
@@ -36,7 +41,25 @@ def class_starts(pipe: FmriToImagePipeline, model: EncodingModel, config: Recons
         raise ConfigError(
             "class_start takes the place of the label start, and this pipeline has none: tune one with label_start=true."
         )
-    images, labels = [], np.repeat(np.arange(len(classes)), config.class_pictures)
+    if config.class_images is None:
+        images, labels = _drawn(pipe, config, len(classes))
+    else:
+        side = pipe.latent_shape[1] * 2 ** (len(pipe.vqvae.config["block_out_channels"]) - 1)
+        images, labels = pictures_of_classes(config.class_images, classes, data, side)
+    posterior = ClassPosterior.fit(model, images, labels)
+    table = conditioner.get_buffer("label_embedding")
+
+    def starts_of(betas: np.ndarray, repeats: np.ndarray) -> Tensor:
+        return table[torch.from_numpy(posterior.most_likely(betas, repeats)).to(table.device)]
+
+    return starts_of
+
+
+def _drawn(
+    pipe: FmriToImagePipeline, config: ReconstructConfig, num_classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures (k, H, W, 3) of every class and their classes (k,)."""
+    images, labels = [], np.repeat(np.arange(num_classes), config.class_pictures)
     starts = range(0, len(labels), config.batch_size)
     for first in tqdm(starts, desc="pictures of classes", unit="batch"):
         part = labels[first : first + config.batch_size]
@@ -47,7 +70,7 @@ def class_starts(pipe: FmriToImagePipeline, model: EncodingModel, config: Recons
             for i, label in enumerate(part)
         ]
         drawn = pipe(
-            condition=conditioner.label_condition(part.tolist()),
+            condition=pipe.conditioner.label_condition(part.tolist()),
             noise=torch.stack(noise)[:, None],
             num_inference_steps=config.num_inference_steps,
             guidance_scale=config.guidance_scale,
@@ -57,10 +80,4 @@ def class_starts(pipe: FmriToImagePipeline, model: EncodingModel, config: Recons
             on_step=lambda: None,
         )
         images.append(drawn[:, 0])
-    posterior = ClassPosterior.fit(model, np.concatenate(images), labels)
-    table = conditioner.get_buffer("label_embedding")
-
-    def starts_of(betas: np.ndarray, repeats: np.ndarray) -> Tensor:
-        return table[torch.from_numpy(posterior.most_likely(betas, repeats)).to(table.device)]
-
-    return starts_of
+    return np.concatenate(images), labels

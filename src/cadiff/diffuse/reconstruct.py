@@ -70,7 +70,7 @@ def reconstruct(config: ReconstructConfig, pipeline: Path, dataset: Path, out: P
     if config.rerank is not None or config.class_start:
         source = config.rerank or ENCODING
         model = open_encoding(source, data, config.rerank_features, _image_size(pipe), config.seed)
-    starts = class_starts(pipe, model, config) if model is not None and config.class_start else None
+    starts = class_starts(pipe, model, config, data) if model is not None and config.class_start else None
     read = partial(read_betas, pipe, split=config.split, with_guess=config.strength < 1, starts=starts)
     brain = read(trials.betas, trials.repeats)
     asked = dict.fromkeys(config.controls)

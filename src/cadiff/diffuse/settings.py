@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -117,6 +118,8 @@ class ReconstructConfig(Config):
     """Begin the context at the class that the betas name by an encoding model, not at the ridge start (docs/best.md)."""
     class_pictures: int = Field(12, ge=2)
     """Pictures that the pipeline draws of every class of the prior, to know what a class would evoke."""
+    class_images: Path | None = None
+    """Labelled pictures of the prior's classes instead of drawn ones: class folders or an .npz, as for `cadiff prior train`."""
     rerank: str | None = None
     """Choose among the samples of a trial by the likelihood of its betas under an encoding model: `encoding` fits one on the
     training trials, else the folder of one; none by default (ours). Controls are treated alike, docs/rivals.md."""

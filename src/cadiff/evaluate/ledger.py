@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
+from filelock import FileLock, Timeout
+
 NAME = "test_looks.jsonl"
+LOCK = f".{NAME}.lock"
+PATIENCE_S = 60
 Selection = Literal["nothing", "validation", "test"]
 
 
@@ -53,10 +58,11 @@ def record_look(
         validation: the dataset's test split is a validation split made out of training trials.
     """
     path = dataset / NAME
-    lines, intact = read_ledger(path)
-    now = sorted(systems.values())
-    others = {digest for line in lines for digest in line["systems"].values()} - set(now)
-    kept = (dataset / "dataset_description.json").is_file() and _append(path, systems, lines)
+    is_dataset = (dataset / "dataset_description.json").is_file()
+    with _alone(dataset) if is_dataset else nullcontext():
+        lines, intact = read_ledger(path)
+        kept = is_dataset and _append(path, systems, lines)
+    others = {digest for line in lines for digest in line["systems"].values()} - set(systems.values())
     stamp = _stamp(len(lines), len(others), intact, kept, selected_on, validation)
     return Record(len(lines), len(others), intact, kept, selected_on, stamp)
 
@@ -81,6 +87,24 @@ def read_ledger(path: Path) -> tuple[list[dict[str, Any]], bool]:
         previous = line["hash"]
         looks.append(line)
     return looks, intact
+
+
+@contextmanager
+def _alone(dataset: Path) -> Iterator[None]:
+    """Within the block no other evaluation counts its look, where locks can be had."""
+    lock = FileLock(dataset / LOCK, timeout=PATIENCE_S)
+    try:
+        lock.acquire()
+    except (
+        OSError,
+        Timeout,
+    ):  # a read-only copy, or a file system without locks: the chain of hashes would tell
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _append(path: Path, systems: Mapping[str, str], lines: list[dict[str, Any]]) -> bool:

@@ -28,7 +28,7 @@ from cadiff.priors.icgan.networks import Discriminator, Generator
 from cadiff.progress import Bar, progress
 from cadiff.runs import RunFolder
 from cadiff.sharing import to_device
-from cadiff.training import FitResult, _all_finite, _generator, _update_average
+from cadiff.training import FitResult, all_finite, step_generator, update_average
 
 Batch = dict[str, Tensor]
 """images (B, 3, S, S) in [-1, 1]; features (B, F) of their instances; others (B, F), of the instances to draw."""
@@ -103,7 +103,7 @@ def fit_gan(
     started, since_log = time.perf_counter(), 0
 
     def half(index: int, of_generator: bool) -> None:
-        chance = _generator(config.seed, index)
+        chance = step_generator(config.seed, index)
         batch = batches(index, chance)
         noise = torch.randn(len(batch["others"]), generator.config.noise_dim, generator=chance)
         noise = to_device(noise, device)
@@ -136,7 +136,7 @@ def fit_gan(
             for part in range(config.discriminator_steps):
                 half(start + part, of_generator=False)
             half(start + config.discriminator_steps, of_generator=True)
-            _update_average(average, drawn, config.ema_decay, step)
+            update_average(average, drawn, config.ema_decay, step)
             since_log, done = since_log + 1, step + 1
             if step == first:
                 bar.first_step(device)
@@ -144,7 +144,7 @@ def fit_gan(
             if done % config.log_every == 0 or done == config.steps or save:  # never checkpoint an unseen NaN
                 means = {key: value.item() / since_log for key, value in sums.items()}
                 last = save or done == config.steps
-                if not all(map(math.isfinite, means.values())) or (last and not _all_finite(kept)):
+                if not all(map(math.isfinite, means.values())) or (last and not all_finite(kept)):
                     raise DivergedError(
                         f"A loss or a weight is not finite after step {done}: try smaller learning rates "
                         "(icgan.fit.generator_learning_rate, icgan.fit.discriminator_learning_rate) or "
