@@ -233,8 +233,8 @@ def baseline(
     """Reconstruct with a baseline; the same `evaluate` scores it.
 
     `ridge-pixels`, `ridge-latents` and `ridge-label` (decoded or drawn by the prior), `ridge-retrieval` and `retrieval` (nearest
-    training picture), `bayes` (pictures weighed by an encoding model), `mean-image`; and the oracles `class-mean` and
-    `true-label`, which are told the true class.
+    training picture), `bayes` (pictures weighed by an encoding model), `bayes-label` (the class they name, drawn), `ssae`, `ic-gan`
+    (needs a generator), `mean-image`; and the oracles `class-mean` and `true-label`, which are told the true class.
 
     - `cadiff baseline ridge-pixels data/sub-01 --out runs/ridge`
     - `cadiff baseline ridge-label data/sub-01 --set guidance_scale=2 --out runs/ridge-label`
