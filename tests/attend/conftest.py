@@ -29,30 +29,42 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-@pytest.fixture
-def subject(tmp_path: Path) -> Path:
-    """24 training trials of 12 stimuli, 4 test trials; betas are a linear code of the pictures' mean colour."""
-    rng = np.random.default_rng(0)
-    stimuli = [f"s{k}" for k in range(14)]
+def make_subject(folder: Path, name: str, *, num_voxels: int, num_train: int, seed: int) -> Path:
+    """Each training stimulus twice, two test stimuli twice; betas are a linear code of the pictures' mean colour."""
+    rng = np.random.default_rng(seed)
+    stimuli = [f"s{k}" for k in range(num_train + 2)]
     images = {}
     for stimulus in stimuli:
         colour = rng.integers(40, 216, size=3)
         images[stimulus] = np.clip(colour + rng.normal(0, 30, (20, 20, 3)), 0, 255).astype(np.uint8)
-    ids = stimuli[:12] + stimuli[11::-1] + stimuli[12:] * 2
+    train, test = stimuli[:num_train], stimuli[num_train:]
+    ids = train + train[::-1] + test * 2
     colours = np.stack([images[i].mean((0, 1)) for i in ids]) / 60
-    betas = colours @ rng.normal(size=(3, 30)) + 0.2 * rng.normal(size=(28, 30))
-    splits = ["train"] * 24 + ["test"] * 4
+    betas = colours @ rng.normal(size=(3, num_voxels)) + 0.2 * rng.normal(size=(len(ids), num_voxels))
+    splits = ["train"] * (2 * num_train) + ["test"] * 4
     trials = pd.DataFrame({"stimulus_id": ids, "split": splits, "session": 1, "run": 1, "repeat": 1})
     return write_dataset(
-        tmp_path / "subject",
+        folder,
         name="tiny",
-        subject="one",
+        subject=name,
         betas=betas.astype(np.float32),
         trials=trials,
-        voxels=pd.DataFrame({"rois": ["V1"] * 30}),
+        voxels=pd.DataFrame({"rois": ["V1"] * num_voxels}),
         stimuli=pd.DataFrame({"stimulus_id": stimuli}),
         images=images,
     )
+
+
+@pytest.fixture
+def subject(tmp_path: Path) -> Path:
+    """24 training trials of 12 stimuli, 4 test trials."""
+    return make_subject(tmp_path / "subject", "one", num_voxels=30, num_train=12, seed=0)
+
+
+@pytest.fixture
+def other_subject(tmp_path: Path) -> Path:
+    """Other pictures under the same names, fewer voxels, 16 training trials."""
+    return make_subject(tmp_path / "other", "two", num_voxels=21, num_train=8, seed=1)
 
 
 @pytest.fixture

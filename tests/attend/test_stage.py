@@ -12,7 +12,7 @@ from cadiff.attend import AttendConfig, attend
 from cadiff.attend.image_mae import load_image_mae
 from cadiff.attend.stage import AttendFit, join, trial_batches
 from cadiff.contrast import FmriCross, FmriEncoder, load_encoder, save_encoder
-from cadiff.contrast.encoder_folder import encoder_protocol, fit_preprocessor
+from cadiff.contrast.encoder_folder import encoder_protocol, fit_preprocessor, preprocessor_for
 from cadiff.contrast.trials import TrialPool
 from cadiff.data.dataset import BrainDataset
 from cadiff.data.preprocess import PreprocessConfig
@@ -84,6 +84,58 @@ def test_every_trial_comes_with_its_own_picture(subject, encoder, image_mae, gen
     ids = data.trials["stimulus_id"].to_numpy()[rows]
     assert np.array_equal(batch["images"].numpy(), data.images(list(ids), 16))
     torch.testing.assert_close(batch["support"], image.support(image.normalise(batch["images"])))
+
+
+def test_trials_of_several_subjects_come_with_their_own_pictures(
+    subject, other_subject, encoder, image_mae, generator
+):
+    opened = [BrainDataset.open(folder) for folder in (subject, other_subject)]
+    start, stored = load_encoder(encoder)
+    prepared = [preprocessor_for(data, start, stored.config) for data in opened]
+    _, image = join(start, load_image_mae(image_mae), config(), generator, encoder)
+    pool = TrialPool(opened, prepared, [data.rows("train") for data in opened])
+    batch = trial_batches(pool, image, config(), 40, 0)(0)
+    seen = 0
+    for data, preprocessor, count in zip(opened, prepared, (24, 16), strict=True):
+        expected = preprocessor(np.asarray(data.betas[:count]))
+        near = np.abs(batch["betas"].numpy()[:, None] - expected).max(2)  # (40, count)
+        mine = np.flatnonzero(near.min(1) < 1e-6)
+        ids = data.trials["stimulus_id"].to_numpy()[near[mine].argmin(1)]
+        assert np.array_equal(batch["images"].numpy()[mine], data.images(list(ids), 16))
+        seen += len(mine)
+    assert seen == 40
+
+
+def test_an_encoder_of_two_subjects_says_so_and_keeps_the_preprocessing_of_the_first(
+    subject, other_subject, encoder, image_mae, tmp_path
+):
+    settings = config(fit={"steps": 4})
+    both = attend(settings, [subject, other_subject], encoder, tmp_path / "both", image_mae=image_mae)
+    about = json.loads((both / "config.json").read_text())["provenance"]
+    assert about["subjects"] == ["tiny one", "tiny two"]
+    assert about["trials"] == 40
+    assert {"dataset", "dataset_2"} <= about["inputs"].keys()
+    alone = attend(settings, subject, encoder, tmp_path / "alone", image_mae=image_mae)
+    betas = np.asarray(BrainDataset.open(subject).betas[:3])
+    np.testing.assert_array_equal(load_encoder(both)[1](betas), load_encoder(alone)[1](betas))
+    name = "blocks.0.attn.qkv.weight"
+    assert not torch.equal(weights(both)[name], weights(alone)[name])
+    listed = attend(settings, [subject], encoder, tmp_path / "listed", image_mae=image_mae)
+    assert all(torch.equal(weights(listed)[key], value) for key, value in weights(alone).items())
+
+
+def test_a_picture_that_another_subject_is_tested_on_is_refused(
+    subject, other_subject, encoder, image_mae, tmp_path
+):
+    (other_subject / "stimuli" / "s3.png").write_bytes((subject / "stimuli" / "s13.png").read_bytes())
+    table = (other_subject / "stimuli.tsv").read_text()
+    of = {d: BrainDataset.open(d).stimuli["sha256"] for d in (subject, other_subject)}
+    (other_subject / "stimuli.tsv").write_text(table.replace(of[other_subject]["s3"], of[subject]["s13"]))
+    with pytest.raises(
+        DataError, match=r"Test stimulus 's13' of .*subject is training stimulus 's3' of .*other"
+    ):
+        attend(config(), [subject, other_subject], encoder, tmp_path / "run", image_mae=image_mae)
+    assert not (tmp_path / "run").exists()
 
 
 def test_kept_features_change_nothing(subject, encoder, image_mae, tmp_path):

@@ -1,4 +1,4 @@
-"""Phase 2: go on training the fMRI encoder on one subject's training trials, guided by the pictures seen.
+"""Phase 2: go on training the fMRI encoder on the training trials of a subject, or of several, guided by the pictures seen.
 
 Source: Sun et al. 2023 (CAD), sections 3.2 and 4.2.1. Only the fMRI side is kept; the folder it is saved in
 is of the same kind as phase 1's. Test trials and test pictures are never read.
@@ -24,7 +24,7 @@ from cadiff.contrast.masking import num_visible, sparsify
 from cadiff.contrast.trials import EpochFit, TrialPool, dataset_digest
 from cadiff.data.dataset import BrainDataset
 from cadiff.data.preprocess import PreprocessConfig
-from cadiff.data.splits import check_disjoint
+from cadiff.data.splits import check_disjoint, check_disjoint_between
 from cadiff.errors import ArtifactError, ConfigError, DataError
 from cadiff.processes import on_main
 from cadiff.runs import RunFolder
@@ -82,21 +82,21 @@ class AttendConfig(Config):
 
 def attend(
     config: AttendConfig,
-    dataset: Path,
+    datasets: Path | Sequence[Path],
     encoder: Path,
     out: Path,
     *,
     image_mae: Path | str = "shipped",
     resume: bool = False,
 ) -> Path:
-    """Train the encoder of phase 1 on the training trials of one subject, with their pictures.
+    """Train the encoder of phase 1 on training trials with their pictures, those of one subject as in the paper.
 
     The preprocessing has the settings (unless `config` has its own) and length of `encoder` and the statistics
-    of this subject's training trials, since phase 1 may have seen other subjects.
+    of each subject's training trials, since phase 1 may have seen other subjects. The folder keeps that of the first one.
 
     Args:
         config: see `AttendConfig`.
-        dataset: dataset folder with training trials.
+        datasets: dataset folder with training trials, or several, of different subjects.
         encoder: encoder folder of phase 1 (or of an earlier phase 2).
         out: folder of the run.
         image_mae: "shipped", a transformers ViT-MAE folder, or a prior folder that holds one.
@@ -106,38 +106,36 @@ def attend(
         the encoder folder, `out`/encoder.
 
     Raises:
-        DataError: no training trials, or a test stimulus among the training stimuli.
+        DataError: no training trials, or a test stimulus of one dataset among the training stimuli of it or another.
         ArtifactError: an encoder without decoder, no image auto-encoder, or `out` is in use.
     """
     refuse_uneven(config.fit)
-    data = BrainDataset.open(dataset)
-    check_disjoint(data)
-    rows = data.rows("train")
-    if len(rows) == 0:
-        raise DataError(
-            f"{dataset} has no training trials with pictures: phase 2 needs split train in trials.tsv."
-        )
+    opened = [BrainDataset.open(d) for d in ([datasets] if isinstance(datasets, Path) else datasets)]
+    rows = [_training_rows(data) for data in opened]
+    check_disjoint_between(opened)
     start, stored = load_encoder(encoder)
     images = load_image_mae(image_mae, decoder_depth=config.image_decoder_depth)
-    schedule = config.fit.for_trials(len(rows))
+    schedule = config.fit.for_trials(sum(map(len, rows)))
     fmri, image = join(start, images, config, torch.Generator().manual_seed(schedule.seed), encoder)
     for tokens, ratio in (
         (fmri.config.num_tokens, config.mask_ratio),
         (image.num_tokens, config.image_mask_ratio),
     ):
         num_visible(tokens, ratio)  # refuses before a folder is made
-    preprocessor = preprocessor_for(data, start, config.preprocess or stored.config)
-    seen = preprocessor
+    preprocessors = [preprocessor_for(data, start, config.preprocess or stored.config) for data in opened]
+    seen = preprocessors
     if config.raw_betas:
         as_imported = {"normalise": "none", "length_policy": "wrap"}
-        seen = preprocessor_for(data, start, preprocessor.config.model_copy(update=as_imported))
-    pool = TrialPool([data], [seen], [rows])
+        settings = preprocessors[0].config.model_copy(update=as_imported)
+        seen = [preprocessor_for(data, start, settings) for data in opened]
+    pool = TrialPool(opened, seen, rows)
     inputs = {
-        "dataset": dataset_digest(data),
+        **{f"dataset_{k}" if k > 1 else "dataset": dataset_digest(d) for k, d in enumerate(opened, start=1)},
         "encoder": folder_digest(encoder),
         "image_mae": folder_digest(images.folder),
     }
-    data.refuse_unreadable(rows)
+    for data, chosen in zip(opened, rows, strict=True):
+        data.refuse_unreadable(chosen)
     run = RunFolder.open(out, stage="attend", config=config, resume=resume, inputs=inputs)
     result = run.path / "encoder"
     if not result.is_dir():  # a folder that is there is whole: it appears in one rename
@@ -168,18 +166,28 @@ def attend(
             description="attend",
             capturable=True,
         )
-        subject = f"{data.description.get('name')} {data.description.get('subject')}"
+        subjects = [f"{d.description.get('name')} {d.description.get('subject')}" for d in opened]
         about = provenance(
             stage="attend",
             protocol=protocol_of("attend", config, before=encoder_protocol(encoder)),
-            subjects=[subject],
-            trials=len(rows),
+            subjects=subjects,
+            trials=len(pool),
             inputs=inputs,
             seed=schedule.seed,
         )
-        on_main(lambda: save_encoder(result, fmri, preprocessor, about))
+        on_main(lambda: save_encoder(result, fmri, preprocessors[0], about))
     run.finish()
     return result
+
+
+def _training_rows(data: BrainDataset) -> np.ndarray:
+    check_disjoint(data)
+    rows = data.rows("train")
+    if len(rows) == 0:
+        raise DataError(
+            f"{data.folder} has no training trials with pictures: phase 2 needs split train in trials.tsv."
+        )
+    return rows
 
 
 def refuse_without_decoder(start: FmriEncoder, source: Path) -> FmriMae:
@@ -240,12 +248,13 @@ def trial_batches(
 
     Pictures are read, resized and (with a frozen image encoder) put through it once per stimulus.
     """
-    (data,), (rows,) = pool.datasets, pool.rows
-    ids = data.trials["stimulus_id"].to_numpy()[rows]
-    stimuli = data.stimulus_ids("train")
-    place = {stimulus: k for k, stimulus in enumerate(stimuli)}
-    shown = np.array([place[stimulus] for stimulus in ids])
-    pictures = torch.from_numpy(data.images(stimuli, image.image_size))
+    shown, read = [], []
+    for data, rows in zip(pool.datasets, pool.rows, strict=True):
+        stimuli = data.stimulus_ids("train")
+        place = {stimulus: k for k, stimulus in enumerate(stimuli, start=sum(map(len, read)))}
+        shown += [place[stimulus] for stimulus in data.trials["stimulus_id"].to_numpy()[rows]]
+        read.append(data.images(stimuli, image.image_size))
+    pictures, shown = torch.from_numpy(np.concatenate(read)), np.array(shown)
     cached = _support(image, pictures) if config.cache_support and config.trainable == "code" else None
     indices = epoch_batches(len(pool), batch_size, seed)
 

@@ -131,7 +131,7 @@ def contrast(
 
 
 def attend(
-    dataset: Dataset,
+    datasets: Annotated[list[Path], typer.Argument(metavar="DATASET", help="One or more dataset folders.")],
     encoder: Encoder,
     out: Out,
     image_mae: Annotated[
@@ -145,13 +145,14 @@ def attend(
     """Phase 2: the encoder is guided by the images through cross attention. Optional.
 
     - `cadiff attend data/sub-01 --encoder runs/contrast/encoder --preset demo --out runs/attend`
+    - `cadiff attend data/sub-01 data/sub-02 --encoder runs/contrast/encoder --out runs/attend` (then `diffuse` on a third)
     """
     from cadiff.attend.stage import attend as run_attend
 
     settings, source = load("attend", preset, set_, protocol), inside(encoder, "encoder")
-    made = run_attend(settings, dataset, source, out, image_mae=shipped_or_path(image_mae), resume=resume)
+    made = run_attend(settings, datasets, source, out, image_mae=shipped_or_path(image_mae), resume=resume)
     next_command(
-        "diffuse", dataset, encoder=made, preset=preset, protocol=protocol, out=out.parent / "diffuse"
+        "diffuse", datasets[0], encoder=made, preset=preset, protocol=protocol, out=out.parent / "diffuse"
     )
 
 
@@ -233,8 +234,8 @@ def baseline(
     """Reconstruct with a baseline; the same `evaluate` scores it.
 
     `ridge-pixels`, `ridge-latents` and `ridge-label` (decoded or drawn by the prior), `ridge-retrieval` and `retrieval` (nearest
-    training picture), `bayes` (pictures weighed by an encoding model), `bayes-label` (the class they name, drawn), `ssae`, `ic-gan`
-    (needs a generator), `mean-image`; and the oracles `class-mean` and `true-label`, which are told the true class.
+    training picture), `bayes` (pictures weighed by an encoding model), `bayes-label` (the class they name, drawn), `ssae`,
+    `ic-gan` (needs a generator), `mean-image`; and the oracles `class-mean` and `true-label`, which are told the true class.
 
     - `cadiff baseline ridge-pixels data/sub-01 --out runs/ridge`
     - `cadiff baseline ridge-label data/sub-01 --set guidance_scale=2 --out runs/ridge-label`

@@ -45,6 +45,26 @@ def check_disjoint(ds: BrainDataset) -> None:
         )
 
 
+def check_disjoint_between(datasets: Sequence[BrainDataset]) -> None:
+    """Refuses datasets of which one is trained on a picture that another one tests on, by the sha256 of image files.
+
+    Raises DataError that names the first such stimulus and counts the rest.
+    """
+    for tested in datasets:
+        hashes = tested.stimuli["sha256"]
+        secret = {str(hashes[name]): name for name in tested.stimulus_ids("test") if _known(hashes[name])}
+        for trained in datasets:
+            if trained is tested:
+                continue
+            others = trained.stimuli["sha256"]
+            shown = [name for name in trained.stimulus_ids("train") if str(others[name]) in secret]
+            if shown:
+                raise DataError(
+                    f"Test stimulus {secret[str(others[shown[0]])]!r} of {tested.folder} is training stimulus {shown[0]!r} of "
+                    f"{trained.folder} ({len(shown)} such): leave those trials out of one of them (cadiff data split)."
+                )
+
+
 def average_repeats(
     ds: BrainDataset, split: str = "test", rows: Rows | None = None
 ) -> tuple[np.ndarray, list[str], np.ndarray]:
