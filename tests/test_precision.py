@@ -81,6 +81,7 @@ def test_bf16_has_the_loss_and_the_gradient_of_float32(workload: Workload) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # PyTorch's own, of its compiler
 def test_compiled_blocks_have_the_loss_and_the_gradient_of_plain_ones(workload: Workload) -> None:
     def compiled() -> tuple[float, torch.Tensor]:
         with compiled_blocks(workload.modules.values()) as number:
