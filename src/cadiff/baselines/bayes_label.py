@@ -71,8 +71,6 @@ class BayesLabel:
         """
         opened = load_prior(prior)
         side = opened.image_size
-        asked = [features] if isinstance(features, str) else features
-        model = EncodingModel.fit(dataset, rows, features=asked, prior=prior, size=side, seed=seed)
         settings = (num_inference_steps, guidance_scale, scheduler, batch_size)
         table = _table(opened)
         if pictures is None:
@@ -83,6 +81,8 @@ class BayesLabel:
             )
         else:
             images, labels = pictures_of_classes(pictures, opened.classes, dataset, side)
+        asked = [features] if isinstance(features, str) else features
+        model = EncodingModel.fit(dataset, rows, features=asked, prior=prior, size=side, seed=seed)
         posterior = ClassPosterior.fit(model, images, labels)
         return cls(posterior, Drawing(opened, num_images_per_trial, *settings, seed=seed))
 
