@@ -28,7 +28,7 @@ from cadiff.data.splits import check_disjoint, check_disjoint_between
 from cadiff.errors import ArtifactError, ConfigError, DataError
 from cadiff.processes import on_main
 from cadiff.runs import RunFolder
-from cadiff.training import epoch_batches, fit, refuse_uneven
+from cadiff.training import LossFunction, epoch_batches, fit, refuse_uneven
 
 
 class AttendFit(EpochFit):
@@ -140,25 +140,8 @@ def attend(
     result = run.path / "encoder"
     if not result.is_dir():  # a folder that is there is whole: it appears in one rename
         batches = trial_batches(pool, image, config, schedule.batch_size, schedule.seed)
-
-        def loss(batch: Mapping[str, Tensor], generator: torch.Generator) -> Mapping[str, Tensor]:
-            visible = sparsify(batch["betas"], config.sparsify_rate, generator=generator)
-            return phase_2_loss(
-                fmri,
-                image,
-                visible,
-                visible if config.sparsify_target == "sparsified" else batch["betas"],
-                image.normalise(batch["images"]),
-                generator,
-                mask_ratio=config.mask_ratio,
-                image_mask_ratio=config.image_mask_ratio,
-                gamma_f=config.gamma_f,
-                gamma_i=config.gamma_i,
-                image_support=batch.get("support"),
-            )
-
         fit(
-            loss,
+            attend_loss(config, fmri, image),
             {"fmri": fmri, "image": image},
             batches,
             schedule,
@@ -178,6 +161,28 @@ def attend(
         on_main(lambda: save_encoder(result, fmri, preprocessors[0], about))
     run.finish()
     return result
+
+
+def attend_loss(config: AttendConfig, fmri: FmriCross, image: ImageCross) -> LossFunction:
+    """Eq. 7 on a batch of `trial_batches`, whose betas are sparsified first."""
+
+    def loss(batch: Mapping[str, Tensor], generator: torch.Generator) -> Mapping[str, Tensor]:
+        visible = sparsify(batch["betas"], config.sparsify_rate, generator=generator)
+        return phase_2_loss(
+            fmri,
+            image,
+            visible,
+            visible if config.sparsify_target == "sparsified" else batch["betas"],
+            image.normalise(batch["images"]),
+            generator,
+            mask_ratio=config.mask_ratio,
+            image_mask_ratio=config.image_mask_ratio,
+            gamma_f=config.gamma_f,
+            gamma_i=config.gamma_i,
+            image_support=batch.get("support"),
+        )
+
+    return loss
 
 
 def _training_rows(data: BrainDataset) -> np.ndarray:

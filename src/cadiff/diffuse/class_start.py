@@ -44,8 +44,7 @@ def class_starts(
     if config.class_images is None:
         images, labels = _drawn(pipe, config, len(classes))
     else:
-        side = pipe.latent_shape[1] * 2 ** (len(pipe.vqvae.config["block_out_channels"]) - 1)
-        images, labels = pictures_of_classes(config.class_images, classes, data, side)
+        images, labels = pictures_of_classes(config.class_images, classes, data, pipe.image_size)
     posterior = ClassPosterior.fit(model, images, labels)
     table = conditioner.get_buffer("label_embedding")
 

@@ -160,6 +160,11 @@ class FmriToImagePipeline(DiffusionPipeline):
         height, width = (size, size) if isinstance(size, int) else size
         return self.unet.config["in_channels"], height, width
 
+    @property
+    def image_size(self) -> int:
+        """Side of a picture in pixels."""
+        return self.latent_shape[1] * 2 ** (len(self.vqvae.config["block_out_channels"]) - 1)
+
     @torch.no_grad()
     def condition(
         self,

@@ -69,7 +69,7 @@ def reconstruct(config: ReconstructConfig, pipeline: Path, dataset: Path, out: P
     model = None
     if config.rerank is not None or config.class_start:
         source = config.rerank or ENCODING
-        model = open_encoding(source, data, config.rerank_features, _image_size(pipe), config.seed)
+        model = open_encoding(source, data, config.rerank_features, pipe.image_size, config.seed)
     starts = class_starts(pipe, model, config, data) if model is not None and config.class_start else None
     read = partial(read_betas, pipe, split=config.split, with_guess=config.strength < 1, starts=starts)
     brain = read(trials.betas, trials.repeats)
@@ -182,10 +182,6 @@ def _draw(
             )
             for t, k, s, picture in zip(trial, which, sample, pictures[:, 0], strict=True):
                 yield names[k], int(t) * samples + int(s), picture
-
-
-def _image_size(pipe: FmriToImagePipeline) -> int:
-    return pipe.latent_shape[1] * 2 ** (len(pipe.vqvae.config["block_out_channels"]) - 1)
 
 
 def _trials(config: ReconstructConfig, data: BrainDataset) -> Trials:

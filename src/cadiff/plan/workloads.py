@@ -14,11 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from cadiff.attend.image_mae import image_mae_without_weights
-from cadiff.attend.model import ImageCross, phase_2_loss
-from cadiff.attend.stage import AttendConfig, cross_config
+from cadiff.attend.model import ImageCross
+from cadiff.attend.stage import AttendConfig, attend_loss, cross_config
 from cadiff.contrast.cross import FmriCross
 from cadiff.contrast.mae import FmriMae, FmriMaeConfig
-from cadiff.contrast.masking import sparsify
 from cadiff.contrast.stage import ContrastConfig, phase_1_loss
 from cadiff.diffuse.conditioner import FmriConditioner
 from cadiff.diffuse.settings import DiffuseConfig
@@ -85,23 +84,7 @@ def attend_workload(config: AttendConfig, models: Models) -> Workload:
             found["support"] = torch.randn(size, 1 + image.num_tokens, width)
         return found
 
-    def loss(batch: Mapping[str, Tensor], generator: torch.Generator) -> Losses:
-        betas = sparsify(batch["betas"], config.sparsify_rate, generator=generator)
-        return phase_2_loss(
-            fmri,
-            image,
-            betas,
-            betas,
-            image.normalise(batch["images"]),
-            generator,
-            mask_ratio=config.mask_ratio,
-            image_mask_ratio=config.image_mask_ratio,
-            gamma_f=config.gamma_f,
-            gamma_i=config.gamma_i,
-            image_support=batch.get("support"),
-        )
-
-    return Workload({"fmri": fmri, "image": image}, batch, loss)
+    return Workload({"fmri": fmri, "image": image}, batch, attend_loss(config, fmri, image))
 
 
 def diffuse_workload(config: DiffuseConfig, models: Models) -> Workload:
