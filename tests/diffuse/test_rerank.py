@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from contextlib import nullcontext
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from cadiff.config import load_config
@@ -32,49 +34,88 @@ class Brightness:
 LEVELS = {"brain": [[10, 20, 30], [40, 50, 60]], "prior_only": [[1, 2, 3], [4, 5, 6]]}
 
 
-def stream():
-    """In the order of `reconstruct`: trial, condition, sample."""
-    for trial in range(2):
-        for name, levels in LEVELS.items():
-            for sample, level in enumerate(levels[trial]):
-                yield name, trial * 3 + sample, np.full((2, 2, 3), level, np.uint8)
+class Levels:
+    """Stands in for a drawing: a latent is the brightness of its picture, and children move up by their strength."""
+
+    rows: ClassVar = LEVELS
+    num_trials, total = 2, 12
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[Any, ...]] = []
+
+    def calls(self, strength: float) -> int:
+        return 1
+
+    def compiled(self, network_calls: int):
+        return nullcontext()
+
+    def latents(self, picks, bar, *, parents=None, strength=None, generation=0):
+        start = [LEVELS[p.condition][p.trial][p.sample] for p in picks] if parents is None else parents
+        self.seen.append((generation, strength, {p.condition for p in picks}, len(picks)))
+        moved = 0.0 if parents is None else 10 * strength
+        return torch.as_tensor(start, dtype=torch.float32).view(-1, 1, 1, 1) + moved
+
+    def decoded(self, latents):
+        return np.broadcast_to(latents.numpy().astype(np.uint8), (len(latents), 2, 2, 3))
 
 
-def run(mode: Any, repeats: int = 1):
+def run(mode: Any, repeats: int = 1, betas: Any = ((21.0,), (60.0,)), **options: Any):
     model: Any = Brightness()
-    reranker = Reranker(model, mode, 3)
-    reranker.read("brain", np.array([[21.0], [60.0]]), np.full(2, repeats))
-    kept = {}
-    for name, number, picture in reranker(stream()):
+    config = ReconstructConfig(num_images_per_trial=3, rerank="encoding", rerank_mode=mode, **options)
+    reranker, drawing = Reranker(model, config), Levels()
+    reranker.read("brain", np.array(betas), np.full(2, repeats))
+    kept: dict[str, dict[int, int]] = {}
+    for name, number, picture in reranker.kept(cast(Any, drawing)):
         kept.setdefault(name, {})[number] = int(picture[0, 0, 0])
-    return reranker, kept
+    return reranker, kept, drawing
 
 
 def test_pick_keeps_the_likeliest_and_the_first_where_no_betas_are_read():
-    reranker, kept = run("pick")
+    reranker, kept, _ = run("pick")
     assert reranker.num_kept == 1
     assert kept == {"brain": {0: 20, 1: 60}, "prior_only": {0: 1, 1: 4}}
 
 
 def test_order_keeps_all_the_likeliest_first():
-    _, kept = run("order")
+    _, kept, _ = run("order")
     assert kept["brain"] == {0: 20, 1: 30, 2: 10, 3: 60, 4: 50, 5: 40}
     assert list(kept["prior_only"].values()) == [1, 2, 3, 4, 5, 6]
 
 
 def test_mean_weighs_by_the_posterior():
     weights = Brightness().weights(-np.abs(21.0 - np.array([[10.0, 20.0, 30.0]])))[0]
-    _, kept = run("mean")
+    _, kept, _ = run("mean")
     assert kept["brain"][0] == round(float(weights @ [10, 20, 30]))
     assert kept["prior_only"] == {0: 2, 1: 5}
 
 
 def test_the_table_has_every_sample_of_what_was_ranked():
-    reranker, _ = run("pick", repeats=2)
+    reranker, _, _ = run("pick", repeats=2)
     table = reranker.table(["a", "b"])
     assert list(table["condition"].unique()) == ["brain"]
     assert list(table["log_likelihood"]) == [-22, -2, -18, -40, -20, 0]
     np.testing.assert_allclose(table.groupby("stimulus_id")["weight"].sum(), 1.0)
+
+
+def test_generations_are_drawn_around_the_likeliest_and_only_where_betas_are_read():
+    """Three samples have one parent, and children are brighter by 10 times their strength: 30, 37, 42; and 40, 47, not 52."""
+    reranker, kept, drawing = run(
+        "order", betas=((44.0,), (44.0,)), rerank_rounds=3, rerank_strength=0.5, batch_size=64
+    )
+    assert [(g, s) for g, s, *_ in drawing.seen] == [(0, 1.0), (1, 0.75), (2, 0.5)]
+    assert [names for *_, names, _ in drawing.seen] == [{"brain", "prior_only"}, {"brain"}, {"brain"}]
+    assert [kept["brain"][i] for i in range(3)] == [42, 42, 42]
+    assert [kept["brain"][i] for i in range(3, 6)] == [47, 47, 47]
+    assert kept["prior_only"] == {i: level for i, level in enumerate((1, 2, 3, 4, 5, 6))}
+    assert len(reranker.table(["a", "b"])) == 2 * 9
+
+
+@pytest.mark.parametrize("batch", [1, 3, 7, 64])
+def test_batches_change_nothing(batch):
+    betas = ((44.0,), (58.0,))
+    _, kept, drawing = run("order", betas=betas, rerank_rounds=4, batch_size=batch)
+    assert kept == run("order", betas=betas, rerank_rounds=4)[1]
+    assert max(count for *_, count in drawing.seen) <= max(batch, 3)
 
 
 def settings(**options: Any) -> ReconstructConfig:
@@ -156,6 +197,7 @@ def test_what_cannot_be_ranked_is_refused(dataset, dataset_folder, pipeline_fold
     for overrides, message in (
         (["rerank=encoding", "num_images_per_trial=1"], "2 or more"),
         (["rerank=encoding", "only_rois=V1"], "silenced voxels"),
+        (["rerank_rounds=2"], "set rerank=encoding"),
     ):
         with pytest.raises(ConfigError, match=message):
             load_config(ReconstructConfig, "reconstruct", None, overrides)

@@ -7,8 +7,7 @@ of them however many there are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -16,31 +15,24 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
-from tqdm import tqdm
 
 from cadiff.artifacts import folder_digest, new_folder, provenance, read_json, refuse_existing, write_json
-from cadiff.blocks import compiled_blocks
 from cadiff.config import protocol_of
 from cadiff.contrast.trials import dataset_digest
 from cadiff.data.dataset import BrainDataset, write_table
 from cadiff.data.splits import average_repeats
 from cadiff.diffuse.class_start import class_starts
-from cadiff.diffuse.conditioner import Condition
-from cadiff.diffuse.controls import AUTOENCODED, Rows, Trials, autoencoded, control, read_betas
+from cadiff.diffuse.controls import AUTOENCODED, Trials, autoencoded, control, read_betas
+from cadiff.diffuse.drawing import Drawing
 from cadiff.diffuse.importance import condition_importance, importance_table
 from cadiff.diffuse.pictures import KIND, sample_table, save_picture
 from cadiff.diffuse.pipeline import FmriToImagePipeline, find_pipeline, open_pipeline, pipeline_protocol
 from cadiff.diffuse.rerank import ENCODING, Reranker, open_encoding
-from cadiff.diffuse.sampling import make_scheduler, num_calls, sample_noise
 from cadiff.diffuse.settings import ReconstructConfig
 from cadiff.diffuse.variants import Variant, repeat_variants, roi_variants
 from cadiff.errors import DataError
 
 T = TypeVar("T")
-COMPILED = 40_000
-"""Network calls, counted a picture, from which compiling is won back: at the published sizes an H100 then saves about 43 s
-of 71, and compiling the whole U-Net took it under a minute; blocks, which are compiled here, were not timed."""
 
 
 def reconstruct(config: ReconstructConfig, pipeline: Path, dataset: Path, out: Path) -> Path:
@@ -85,7 +77,7 @@ def reconstruct(config: ReconstructConfig, pipeline: Path, dataset: Path, out: P
     further = _variants(config, pipe, data, trials)
     reranker = None
     if model is not None and config.rerank is not None:
-        reranker = Reranker(model, config.rerank_mode, config.num_images_per_trial)
+        reranker = Reranker(model, config)
     importance = None
     if config.importance:
         importance = condition_importance(
@@ -114,8 +106,9 @@ def reconstruct(config: ReconstructConfig, pipeline: Path, dataset: Path, out: P
                 trials.stimulus_ids, {**counts, **dict.fromkeys(asked.keys() & {AUTOENCODED}, 1)}
             )
             files = {str(name): list(part["file"]) for name, part in table.groupby("condition")}
-            pictures = _draw(config, pipe, rows, len(trials.stimulus_ids))
-            for name, number, picture in reranker(pictures) if reranker else pictures:
+            drawing = Drawing(config, pipe, rows, len(trials.stimulus_ids))
+            pictures = drawing.all() if reranker is None else reranker.kept(drawing)
+            for name, number, picture in pictures:
                 save_picture(folder / files[name][number], picture)
             del rows  # or a system that keeps mapped files would keep these
         if AUTOENCODED in asked:
@@ -133,56 +126,6 @@ def reconstruct(config: ReconstructConfig, pipeline: Path, dataset: Path, out: P
         if importance is not None:
             write_table(importance_table(data.voxels, importance), folder / "voxel_importance.tsv")
     return out
-
-
-def _draw(
-    config: ReconstructConfig, pipe: FmriToImagePipeline, rows: Mapping[str, Rows], num_trials: int
-) -> Iterator[tuple[str, int, np.ndarray]]:
-    """Condition, number of the picture in it, and the picture uint8 (H, W, 3), one by one.
-
-    They are drawn in the order (trial, condition, sample), a batch at a time.
-    """
-    names, samples, device = list(rows), config.num_images_per_trial, pipe.unet.device
-    total = num_trials * len(names) * samples
-    starts = range(0, total, config.batch_size)
-    calls = num_calls(
-        make_scheduler(config.scheduler, pipe.scheduler.config), config.num_inference_steps, config.strength
-    )
-    pays = device.type == "cuda" and total * calls >= COMPILED
-    compiled = pays if config.compile is None else config.compile
-    with (
-        compiled_blocks([pipe.unet, pipe.vqvae]) if compiled else nullcontext(),
-        tqdm(total=len(starts) * calls, desc="pictures", unit="step") as bar,
-    ):
-        for start in starts:
-            flat = np.arange(start, min(start + config.batch_size, total))
-            trial, which, sample = np.unravel_index(flat, (num_trials, len(names), samples))
-            picks = [
-                (rows[names[k]], int(rows[names[k]].of_trial[t])) for t, k in zip(trial, which, strict=True)
-            ]
-            condition = Condition(
-                torch.stack([found.condition.context[i] for found, i in picks]).to(device),
-                torch.stack([found.condition.time[i] for found, i in picks]).to(device),
-            )
-            guesses = [found.guess[i] for found, i in picks if found.guess is not None]
-            noise = [
-                sample_noise(int(t), int(s), pipe.latent_shape, config.seed)
-                for t, s in zip(trial, sample, strict=True)
-            ]
-            pictures = pipe(
-                condition=condition,
-                guess=torch.stack(guesses).to(device) if guesses else None,
-                noise=torch.stack(noise)[:, None],
-                num_inference_steps=config.num_inference_steps,
-                guidance_scale=config.guidance_scale,
-                scheduler=config.scheduler,
-                strength=config.strength,
-                batch_size=config.batch_size,
-                precision=config.precision,
-                on_step=bar.update,
-            )
-            for t, k, s, picture in zip(trial, which, sample, pictures[:, 0], strict=True):
-                yield names[k], int(t) * samples + int(s), picture
 
 
 def _trials(config: ReconstructConfig, data: BrainDataset) -> Trials:

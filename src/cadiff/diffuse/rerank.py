@@ -1,7 +1,8 @@
 """Choosing among the samples of a trial by the likelihood of its betas, never by the picture that was seen.
 
 An encoding model (`cadiff.encoding`), fitted on the training trials, says how likely the betas are under each sample. After
-Kneeland et al. 2023 (arXiv 2306.00927 and 2312.07705), who search among samples for the one whose predicted betas fit best.
+Kneeland et al. 2023 (arXiv 2306.00927 and 2312.07705), who search among samples for the one whose predicted betas fit best;
+with `rerank_rounds` the search goes on around the likeliest ones (`cadiff.diffuse.generations`).
 
 Every condition is ranked by the betas that it reads itself: `shuffled` by the shuffled ones, averages of fewer repeats by
 those averages. Conditions that read no betas (`prior_only`, `label_oracle`) have nothing to be ranked by: their samples
@@ -13,23 +14,27 @@ Letters in shapes: n trials, V voxels, s samples.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
+from tqdm import tqdm
 
 from cadiff.data.dataset import BrainDataset
 from cadiff.data.preprocess import Split
 from cadiff.data.simulate import noise_free_betas
 from cadiff.data.splits import check_disjoint
 from cadiff.diffuse.controls import Rows, Trials
+from cadiff.diffuse.drawing import Drawing, Pick
+from cadiff.diffuse.generations import Samples, generation_strengths
+from cadiff.diffuse.settings import ReconstructConfig
 from cadiff.encoding import EncodingModel
 from cadiff.encoding.trained_on import refuse_unfit
 from cadiff.errors import ConfigError, DataError
 
-RerankMode = Literal["pick", "mean", "order"]
 ENCODING = "encoding"
 """Stands for a model that is fitted on the spot, and is the name of its folder."""
 
@@ -65,14 +70,15 @@ def open_encoding(
 
 
 class Reranker:
-    """Turns the stream of pictures that are drawn into the stream of those that are kept."""
+    """Draws the samples of every trial and keeps those that its betas make likely."""
 
-    def __init__(self, model: EncodingModel, mode: RerankMode, num_samples: int) -> None:
-        self.model, self.mode, self.num_samples = model, mode, num_samples
-        self.num_kept = num_samples if mode == "order" else 1
+    def __init__(self, model: EncodingModel, config: ReconstructConfig) -> None:
+        self.model, self.config = model, config
+        self.num_samples = config.num_images_per_trial
+        self.num_kept = self.num_samples if config.rerank_mode == "order" else 1
         """Pictures of a trial that are kept."""
         self._betas: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        self._scores: list[tuple[str, int, np.ndarray, np.ndarray]] = []
+        self._scores: list[tuple[str, int, np.ndarray]] = []
 
     def read(self, condition: str, betas: np.ndarray, repeats: np.ndarray) -> None:
         """Ranks a condition by raw betas (n, V), each row an average of `repeats` trials (n,)."""
@@ -89,35 +95,51 @@ class Reranker:
         if "noise_free" in rows:
             self.read("noise_free", noise_free_betas(data, split, trials.stimulus_ids), trials.repeats)
 
-    def __call__(
-        self, pictures: Iterable[tuple[str, int, np.ndarray]]
-    ) -> Iterator[tuple[str, int, np.ndarray]]:
-        """Condition, number of the picture in it and picture uint8 (H, W, 3), as they come and as they are kept.
+    def kept(self, drawing: Drawing) -> Iterator[tuple[str, int, np.ndarray]]:
+        """Condition, number of the picture in it and picture uint8 (H, W, 3), of the pictures that are kept."""
+        cells = [(trial, name) for trial in range(drawing.num_trials) for name in drawing.rows]
+        size = max(1, self.config.batch_size // self.num_samples)
+        strengths = generation_strengths(self.config)
+        calls = [drawing.calls(strength) for strength in strengths]
+        read = sum(name in self._betas for name in drawing.rows) * drawing.num_trials * self.num_samples
+        work = drawing.total * calls[0] + read * sum(calls[1:])
+        with drawing.compiled(work), tqdm(total=work, desc="pictures", unit="call", smoothing=0.05) as bar:
+            for start in range(0, len(cells), size):
+                group = cells[start : start + size]
+                for (trial, name), pictures in zip(
+                    group, self._generations(drawing, group, strengths, bar), strict=True
+                ):
+                    for place, picture in enumerate(pictures):
+                        yield name, trial * self.num_kept + place, picture
 
-        The samples of a trial must come one after the other, numbered trial * samples + sample.
-        """
-        held: list[np.ndarray] = []
-        for name, number, picture in pictures:
-            held.append(picture)
-            if len(held) == self.num_samples:
-                trial = number // self.num_samples
-                for place, kept in enumerate(self._keep(name, trial, np.stack(held))):
-                    yield name, trial * self.num_kept + place, kept
-                held = []
+    def _generations(
+        self, drawing: Drawing, group: Sequence[tuple[int, str]], strengths: Sequence[float], bar: tqdm
+    ) -> list[np.ndarray]:
+        """The pictures that are kept of some cells (trial, condition), which are drawn together."""
+        found = [Samples() for _ in group]
+        for generation, strength in enumerate(strengths):
+            drawn = [i for i, (_, name) in enumerate(group) if generation == 0 or name in self._betas]
+            if not drawn:
+                break
+            picks = [Pick(*group[i], sample) for i in drawn for sample in range(self.num_samples)]
+            parents = torch.cat([found[i].parents(self.num_samples) for i in drawn]) if generation else None
+            latents = drawing.latents(picks, bar, parents=parents, strength=strength, generation=generation)
+            pictures = drawing.decoded(latents)
+            for place, i in enumerate(drawn):
+                own = slice(place * self.num_samples, (place + 1) * self.num_samples)
+                found[i].add(pictures[own], latents[own], self._likelihood(*group[i], pictures[own]))
+        for samples, (trial, name) in zip(found, group, strict=True):
+            if name in self._betas:
+                self._scores.append((name, trial, samples.drawn))
+        return [samples.kept(self.config.rerank_mode, self.num_kept, self.model) for samples in found]
 
-    def _keep(self, name: str, trial: int, samples: np.ndarray) -> Iterable[np.ndarray]:
-        if name in self._betas:
-            betas, repeats = self._betas[name]
-            some = slice(trial, trial + 1)
-            likelihood = self.model.log_likelihood(betas[some], samples, repeats[some])
-            weights = self.model.weights(likelihood)[0]
-            self._scores.append((name, trial, likelihood[0], weights))
-            order = np.argsort(-likelihood[0], kind="stable")
-        else:
-            weights, order = np.full(len(samples), 1 / len(samples)), np.arange(len(samples))
-        if self.mode == "mean":
-            return [np.rint(np.tensordot(weights, samples.astype(float), axes=1)).astype(np.uint8)]
-        return samples[order][: self.num_kept]
+    def _likelihood(self, trial: int, name: str, pictures: np.ndarray) -> np.ndarray | None:
+        """(s,), or None where no betas are read."""
+        if name not in self._betas:
+            return None
+        betas, repeats = self._betas[name]
+        some = slice(trial, trial + 1)
+        return self.model.log_likelihood(betas[some], pictures, repeats[some])[0]
 
     def table(self, stimulus_ids: Sequence[str]) -> pd.DataFrame:
         """Likelihood and posterior weight of every sample, numbered as it was drawn, of the conditions that were ranked."""
@@ -130,7 +152,9 @@ class Reranker:
                 "log_likelihood": value,
                 "weight": weight,
             }
-            for name, trial, values, weights in self._scores
-            for sample, (value, weight) in enumerate(zip(values, weights, strict=True))
+            for name, trial, values in self._scores
+            for sample, (value, weight) in enumerate(
+                zip(values, self.model.weights(values[None])[0], strict=True)
+            )
         ]
         return pd.DataFrame(rows)

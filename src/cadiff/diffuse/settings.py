@@ -12,9 +12,10 @@ from cadiff.config import Config
 from cadiff.contrast.trials import EpochFit
 from cadiff.diffuse.conditioner import Null
 from cadiff.diffuse.controls import Control
-from cadiff.diffuse.rerank import RerankMode
 from cadiff.diffuse.sampling import Precision, SchedulerName
 from cadiff.diffuse.trainable import UnetBlocks
+
+RerankMode = Literal["pick", "mean", "order"]
 
 
 class DiffuseFit(EpochFit):
@@ -125,6 +126,10 @@ class ReconstructConfig(Config):
     training trials, else the folder of one; none by default (ours). Controls are treated alike, docs/rivals.md."""
     rerank_mode: RerankMode = "pick"
     """pick: only the most likely sample is kept; mean: their average, weighed by the posterior; order: all, likeliest first."""
+    rerank_rounds: int = Field(1, ge=1)
+    """Generations of samples: each after the first is drawn around the likeliest quarter so far (Kneeland et al. 2023)."""
+    rerank_strength: float = Field(0.5, gt=0, lt=1)
+    """Share of the denoising steps that the last generation takes; those before it take more, the first all."""
     rerank_features: tuple[str, ...] | None = None
     """Also of class_start. What the encoding model predicts voxels from (docs/rivals.md); none: what suits the pictures."""
     importance: bool = True
@@ -154,6 +159,8 @@ class ReconstructConfig(Config):
     @model_validator(mode="after")
     def _there_is_a_choice(self) -> ReconstructConfig:
         if self.rerank is None:
+            if self.rerank_rounds > 1:
+                raise ValueError("rerank_rounds are rounds of choosing: set rerank=encoding too")
             return self
         if self.num_images_per_trial < 2:
             raise ValueError("rerank chooses among samples: set num_images_per_trial to 2 or more")
