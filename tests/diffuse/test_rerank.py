@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import nullcontext
 from typing import Any, ClassVar, cast
 
@@ -127,6 +128,17 @@ def settings(**options: Any) -> ReconstructConfig:
 def pipeline_folder(pipeline, tmp_path):
     pipeline.save_pretrained(tmp_path / "pipeline")
     return tmp_path / "pipeline"
+
+
+def test_the_bar_ends_at_its_total(pipeline_folder, dataset_folder, tmp_path, capfd):
+    for batch in (3, 8, 32):
+        config = settings(
+            rerank="encoding", rerank_rounds=3, batch_size=batch, controls=("prior_only", "shuffled")
+        )
+        reconstruct(config, pipeline_folder, dataset_folder, tmp_path / str(batch))
+        last = capfd.readouterr().err.split("pictures: ")[-1]
+        done, total = re.search(r" (\d+)/(\d+) ", last).groups()
+        assert done == total
 
 
 def pictures(folder):

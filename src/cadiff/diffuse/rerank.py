@@ -15,6 +15,7 @@ Letters in shapes: n trials, V voxels, s samples.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -98,18 +99,20 @@ class Reranker:
     def kept(self, drawing: Drawing) -> Iterator[tuple[str, int, np.ndarray]]:
         """Condition, number of the picture in it and picture uint8 (H, W, 3), of the pictures that are kept."""
         cells = [(trial, name) for trial in range(drawing.num_trials) for name in drawing.rows]
-        size = max(1, self.config.batch_size // self.num_samples)
+        batch, samples = self.config.batch_size, self.num_samples
+        size = max(1, batch // samples)
+        groups = [cells[start : start + size] for start in range(0, len(cells), size)]
         strengths = generation_strengths(self.config)
-        calls = [drawing.calls(strength) for strength in strengths]
-        read = sum(name in self._betas for name in drawing.rows) * drawing.num_trials * self.num_samples
-        work = drawing.total * calls[0] + read * sum(calls[1:])
-        with drawing.compiled(work), tqdm(total=work, desc="pictures", unit="call", smoothing=0.05) as bar:
-            for start in range(0, len(cells), size):
-                group = cells[start : start + size]
-                for (trial, name), pictures in zip(
-                    group, self._generations(drawing, group, strengths, bar), strict=True
-                ):
-                    for place, picture in enumerate(pictures):
+        first, *later = [drawing.calls(strength) for strength in strengths]
+        read = [sum(name in self._betas for _, name in group) for group in groups]
+        calls = first * sum(ceil(len(group) * samples / batch) for group in groups)
+        calls += sum(later) * sum(ceil(count * samples / batch) for count in read)
+        pictures = samples * (first * len(cells) + sum(later) * sum(read))
+        with drawing.compiled(pictures), tqdm(total=calls, desc="pictures", unit="step") as bar:
+            for group in groups:
+                found = self._generations(drawing, group, strengths, bar)
+                for (trial, name), kept in zip(group, found, strict=True):
+                    for place, picture in enumerate(kept):
                         yield name, trial * self.num_kept + place, picture
 
     def _generations(
