@@ -8,9 +8,8 @@ names of parameters stay, and both are undone afterwards.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -43,15 +42,22 @@ def compiled_blocks(modules: Collection[nn.Module], **options: Any) -> Iterator[
         options: for `torch.compile`, such as `backend`.
     """
     blocks = repeated_blocks(modules, (*TRANSFORMERS, *CONVOLUTIONS))
-    if "recompile_limit" in inspect.signature(torch.compile).parameters:  # since PyTorch 2.12
-        options = {"recompile_limit": SHAPES, **options}
     for block in blocks:
         block.compile(dynamic=False, **options)
     try:
-        yield len(blocks)
+        with _many_shapes():
+            yield len(blocks)
     finally:
         for block in blocks:
             block._compiled_call_impl = None
+
+
+def _many_shapes() -> AbstractContextManager[Any]:
+    """Within it, a kind of block is compiled for `SHAPES` sizes. The setting had another name before PyTorch 2.7."""
+    from torch._dynamo import config  # takes a moment to import
+
+    name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
+    return config.patch({name: SHAPES})
 
 
 @contextmanager

@@ -38,6 +38,8 @@ from cadiff.sharing import average_gradients, send_from_main, shared_batches, to
 
 Batch = Any
 LossFunction = Callable[[Batch, torch.Generator], Mapping[str, Tensor]]
+COMPILED = 2_000
+"""Steps from which compiling is won back: on an H100 it takes 15 to 70 s, and a step at the published sizes gains 10 to 70 ms."""
 
 
 class FitConfig(Config):
@@ -66,7 +68,8 @@ class FitConfig(Config):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 on CUDA, fp32 elsewhere."""
     compile: bool | None = None
-    """Compile the repeated blocks of networks, which takes a while before the first step; null: on CUDA only."""
+    """Compile the repeated blocks of networks, which takes up to a minute before the first step; null: on CUDA, for so many
+    steps that it pays."""
     graph: bool | None = None
     """Replay each step as one CUDA graph, several times faster with small batches; null: in phases 1 and 2 and in tuning, on
     one GPU with accumulate=1."""
@@ -158,7 +161,8 @@ def fit(
         undone_after.enter_context(shared_batches())
         send_from_main(p for m in modules.values() for p in m.parameters() if p.requires_grad)
         notice = ""
-        if device.type == "cuda" if config.compile is None else config.compile:
+        pays = device.type == "cuda" and config.steps >= COMPILED
+        if pays if config.compile is None else config.compile:
             number = undone_after.enter_context(compiled_blocks(modules.values()))
             notice = f"compiling {number} blocks"
         if config.shard and world() > 1:

@@ -23,6 +23,7 @@ from cadiff.contrast.masking import sparsify
 from cadiff.contrast.trials import dataset_digest
 from cadiff.data.dataset import BrainDataset
 from cadiff.data.splits import check_disjoint
+from cadiff.diffuse.attention import write_out_wide_heads
 from cadiff.diffuse.conditioner import Condition, FmriConditioner
 from cadiff.diffuse.pipeline import FmriToImagePipeline
 from cadiff.diffuse.sampling import make_scheduler
@@ -104,6 +105,7 @@ def diffuse(
         generator=torch.Generator().manual_seed(schedule.seed),
     )
     unet = image_prior.unet.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    write_out_wide_heads(unet)
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
     train_null = config.null == "learned"

@@ -19,6 +19,7 @@ from cadiff.attend.stage import AttendConfig, attend_loss, cross_config
 from cadiff.contrast.cross import FmriCross
 from cadiff.contrast.mae import FmriMae, FmriMaeConfig
 from cadiff.contrast.stage import ContrastConfig, phase_1_loss
+from cadiff.diffuse.attention import write_out_wide_heads
 from cadiff.diffuse.conditioner import FmriConditioner
 from cadiff.diffuse.settings import DiffuseConfig
 from cadiff.diffuse.stage import EpsilonLoss
@@ -91,6 +92,7 @@ def diffuse_workload(config: DiffuseConfig, models: Models) -> Workload:
     """The tuning of the latent diffusion model."""
     prior = build_prior(models)
     unet: Any = prior.unet
+    write_out_wide_heads(unet)
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
     conditioner = build_conditioner(models, prior, config.context_length)
