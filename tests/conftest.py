@@ -15,6 +15,7 @@ from cadiff.artifacts import write_json
 from cadiff.data.dataset import BrainDataset, write_dataset
 
 NUM_VOXELS, SIDE = 40, 16
+os.environ["CADIFF_CACHE"] = "off"  # here, so that session fixtures and child processes have it too
 
 
 @pytest.fixture

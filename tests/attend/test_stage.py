@@ -10,7 +10,8 @@ from PIL import Image
 from cadiff.artifacts import load_artifact
 from cadiff.attend import AttendConfig, attend
 from cadiff.attend.image_mae import load_image_mae
-from cadiff.attend.stage import AttendFit, join, trial_batches
+from cadiff.attend.model import ImageCross
+from cadiff.attend.stage import AttendFit, _support, join, trial_batches
 from cadiff.contrast import FmriCross, FmriEncoder, load_encoder, save_encoder
 from cadiff.contrast.encoder_folder import encoder_protocol, fit_preprocessor, preprocessor_for
 from cadiff.contrast.trials import TrialPool
@@ -86,6 +87,7 @@ def test_every_trial_comes_with_its_own_picture(subject, encoder, image_mae, gen
     torch.testing.assert_close(batch["support"], image.support(image.normalise(batch["images"])))
 
 
+@pytest.mark.filterwarnings("ignore:.*places repeat")
 def test_trials_of_several_subjects_come_with_their_own_pictures(
     subject, other_subject, encoder, image_mae, generator
 ):
@@ -110,7 +112,10 @@ def test_an_encoder_of_two_subjects_says_so_and_keeps_the_preprocessing_of_the_f
     subject, other_subject, encoder, image_mae, tmp_path
 ):
     settings = config(fit={"steps": 4})
-    both = attend(settings, [subject, other_subject], encoder, tmp_path / "both", image_mae=image_mae)
+    with pytest.warns(
+        UserWarning, match="places repeat them"
+    ):  # the second has fewer voxels than the encoder reads
+        both = attend(settings, [subject, other_subject], encoder, tmp_path / "both", image_mae=image_mae)
     about = json.loads((both / "config.json").read_text())["provenance"]
     assert about["subjects"] == ["tiny one", "tiny two"]
     assert about["trials"] == 40
@@ -144,6 +149,55 @@ def test_kept_features_change_nothing(subject, encoder, image_mae, tmp_path):
         settings = config(cache_support=keep, fit={"steps": 4})
         runs.append(weights(attend(settings, subject, encoder, tmp_path / f"{keep}", image_mae=image_mae)))
     torch.testing.assert_close(*runs, atol=1e-5, rtol=1e-4)
+
+
+def test_features_on_disk_change_no_bit(subject, encoder, image_mae, tmp_path, monkeypatch):
+    encoded, support = [], ImageCross.support
+
+    def counted(self, pixels):
+        encoded.append(len(pixels))
+        return support(self, pixels)
+
+    monkeypatch.setattr(ImageCross, "support", counted)
+    runs = []
+    for name in ("off", "made", "read"):
+        monkeypatch.setenv("CADIFF_CACHE", "off" if name == "off" else str(tmp_path / "cache"))
+        encoded.clear()
+        out = attend(config(fit={"steps": 2}), subject, encoder, tmp_path / name, image_mae=image_mae)
+        runs.append(weights(out))
+        assert sum(encoded) == (0 if name == "read" else 12)
+    assert all(
+        torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(*map(dict.values, runs), strict=True)
+    )
+
+
+@pytest.mark.parametrize("what", ["picture", "weight", "scale", "rest"])
+def test_features_of_another_picture_network_or_scale_are_made_anew(
+    subject, encoder, image_mae, tmp_path, monkeypatch, what
+):
+    """The pictures, the encoder and their normalisation count; the decoder, which learns, does not."""
+    monkeypatch.setenv("CADIFF_CACHE", str(tmp_path / "cache"))
+    pictures = torch.from_numpy(BrainDataset.open(subject).images(["s0", "s1"], 16))
+    _, image = join(
+        load_encoder(encoder)[0],
+        load_image_mae(image_mae),
+        config(),
+        torch.Generator().manual_seed(0),
+        encoder,
+    )
+    before = _support(image, pictures)
+    if what == "picture":
+        pictures = pictures.clone()
+        pictures[0, 0, 0, 0] ^= 1
+    elif what == "weight":
+        image.mae.vit.layernorm.bias.data += 1e-3
+    elif what == "scale":
+        image.scale = 1.0
+    else:
+        image.mae.decoder.decoder_norm.bias.data += 1e-3
+        image.cross_map_in.bias.data += 1e-3
+    assert torch.equal(_support(image, pictures), before) == (what == "rest")
+    assert len(list((tmp_path / "cache" / "frozen").iterdir())) == (1 if what == "rest" else 2)
 
 
 @pytest.mark.parametrize("trainable", ["code", "paper"])

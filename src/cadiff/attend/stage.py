@@ -26,6 +26,7 @@ from cadiff.data.dataset import BrainDataset
 from cadiff.data.preprocess import PreprocessConfig
 from cadiff.data.splits import check_disjoint, check_disjoint_between
 from cadiff.errors import ArtifactError, ConfigError, DataError
+from cadiff.frozen import kept, tensor_digest
 from cadiff.processes import on_main
 from cadiff.runs import RunFolder
 from cadiff.training import LossFunction, epoch_batches, fit, refuse_uneven
@@ -75,7 +76,7 @@ class AttendConfig(Config):
     sparsify_target: Literal["sparsified", "clean"] = "sparsified"
     """What the fMRI prediction is compared with."""
     cache_support: bool = True
-    """Keep features of whole pictures in memory; only with a frozen image encoder (`trainable=code`)."""
+    """Keep features of whole pictures, in memory and on disk; only with a frozen image encoder (`trainable=code`)."""
     fit: AttendFit = AttendFit()
     """Optimiser, schedule, precision, checkpoints."""
 
@@ -274,8 +275,18 @@ def trial_batches(
 
 @torch.no_grad()
 def _support(image: ImageCross, pictures: Tensor, batch_size: int = 64) -> Tensor:
-    """Features of every whole picture (n, 1 + P, W), float32 on the CPU."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    image.to(device)
-    parts: Sequence[Tensor] = pictures.split(batch_size)
-    return torch.cat([image.support(image.normalise(part.to(device))).cpu() for part in parts])
+    """Features of every whole picture (n, 1 + P, W), float32 on the CPU; kept on disk for the next run."""
+
+    def make() -> Tensor:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        image.to(device)
+        parts: Sequence[Tensor] = pictures.split(batch_size)
+        return torch.cat([image.support(image.normalise(part.to(device))).cpu() for part in parts])
+
+    scales = [
+        image.scale,
+        *image.get_buffer("mean").flatten().tolist(),
+        *image.get_buffer("std").flatten().tolist(),
+    ]
+    about = {"pictures": tensor_digest(pictures), "normalised": scales, "batch_size": batch_size}
+    return kept("features", image.mae.vit, about, make)

@@ -41,7 +41,7 @@ class Trials:
 def read_trials(config: DiffuseConfig, data: BrainDataset, betas: np.ndarray, prior: ImagePrior) -> Trials:
     """The training trials with the latents of their pictures; `betas` (n, V) are their preprocessed betas."""
     shown = data.trials["stimulus_id"].to_numpy()[data.rows("train")]
-    stimulus_ids = list(dict.fromkeys(shown))
+    stimulus_ids = sorted(set(shown))  # so that subjects who saw the same pictures share their latents
     place = {stimulus_id: i for i, stimulus_id in enumerate(stimulus_ids)}
     crops = config.num_crops if config.crop_probability > 0 else 0
     latents = crop_latents(
