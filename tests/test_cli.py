@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -113,6 +114,39 @@ def test_a_users_mistake_is_one_line_and_exit_code_2_and_nothing_is_written(argu
     assert result.stderr.count("\n") == 1
     assert "Traceback" not in result.output
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_warning_is_one_line_before_what_comes_next(linear_brain, tmp_path):
+    from layouts.starts import make_encoder, make_prior  # torch, which nothing else here needs at once
+
+    encoder, prior = make_encoder(tmp_path / "encoder", num_voxels=32), make_prior(tmp_path / "prior")
+    words = ["diffuse", linear_brain, "--encoder", encoder, "--prior", prior, "--out", linear_brain]
+    done = subprocess.run([sys.executable, "-m", "cadiff", *map(str, words)], capture_output=True, text=True)
+    warning, error = done.stderr.splitlines()
+    assert warning.startswith(f"warning: {linear_brain} has 40 voxels and the encoder reads 32: ")
+    assert error.startswith("error: ") and done.returncode == 2
+
+
+def test_warnings_of_libraries_keep_their_place_in_the_code_and_ours_come_once():
+    code = """if True:
+        import warnings
+        from cadiff import cli
+        cli.app = lambda **_: [
+            warnings.warn_explicit(text, kind, file, 7)
+            for text, kind, file in (
+                ("theirs", UserWarning, "torch.py"),
+                ("ours, old", FutureWarning, cli.__file__),
+                ("ours", UserWarning, cli.__file__),
+                ("ours", UserWarning, cli.stages.__file__),
+            )
+        ]
+        cli.run()
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    said = [line for line in done.stderr.splitlines() if not line.startswith(" ")]
+    assert said[0] == "torch.py:7: UserWarning: theirs"
+    assert re.fullmatch(r"\S+__init__.py:7: FutureWarning: ours, old", said[1])
+    assert said[2:] == ["warning: ours"]
 
 
 def test_an_unknown_key_is_answered_with_the_nearest_one():

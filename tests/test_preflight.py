@@ -109,6 +109,7 @@ def test_an_interrupted_run_ends_with_the_same_pictures(
         assert (cut / path.relative_to(whole)).read_bytes() == path.read_bytes()
 
 
+@pytest.mark.filterwarnings("ignore:.*places repeat")
 def test_a_protocol_reaches_every_stage(preset, linear_brain, without_phase_1, tmp_path):
     out = tmp_path / "run"
     overrides = [
@@ -133,6 +134,7 @@ def test_a_protocol_reaches_every_stage(preset, linear_brain, without_phase_1, t
     assert conditioner["preprocess_config"]["test_normalisation"] == "raw"
 
 
+@pytest.mark.filterwarnings("ignore:.*places repeat")
 def test_the_preprocessing_is_the_presets_also_for_an_encoder_that_was_given(
     preset, linear_brain, weights, tmp_path
 ):
@@ -144,6 +146,22 @@ def test_the_preprocessing_is_the_presets_also_for_an_encoder_that_was_given(
     _, preprocessor = load_encoder(out / "attend" / "encoder")
     assert preprocessor.config.rois == ["V1"] and preprocessor.config.normalise == "scalar"
     assert len(preprocessor.voxel_index) == 20
+
+
+@pytest.mark.parametrize("attend", [True, False])
+def test_voxels_that_the_given_encoder_cannot_read_are_said(attend, preset, linear_brain, weights, tmp_path):
+    folder = broken(weights, tmp_path, phase1=lambda f: make_encoder(f, num_voxels=32))
+    overrides = ["contrast.num_voxels=null", f"stages.attend={str(attend).lower()}"]
+    with pytest.warns(UserWarning, match="40 voxels and the encoder reads 32: the last 8 are left out"):  # noqa: SIM117
+        with pytest.raises(Stop):
+            run_experiment(
+                preset,
+                tmp_path / "run",
+                dataset=linear_brain,
+                weights=folder,
+                overrides=overrides,
+                announce=before("diffuse"),
+            )
 
 
 def test_what_a_folder_of_weights_may_hold(weights, linear_brain, tmp_path):
@@ -248,6 +266,31 @@ def test_weights_that_do_not_fit_are_refused_before_anything_is_made(
             preset, out, dataset=linear_brain, weights=folder, overrides=overrides, announce=before("")
         )
     assert out.exists() == (says is None)
+
+
+CHOOSING = ["reconstruct.rerank=encoding", "reconstruct.num_images_per_trial=2"]
+
+
+@pytest.mark.parametrize(
+    "choosing", [CHOOSING, ["reconstruct.class_start=true"]], ids=["rerank", "class_start"]
+)
+@pytest.mark.parametrize("judge", ["efficientnet-lite0", "efficientnet-lite2"])
+def test_a_judge_that_will_have_chosen_the_pictures_is_refused_before_anything_is_made(
+    choosing, judge, preset, linear_brain, weights, tmp_path
+):
+    overrides = [
+        *choosing,
+        "reconstruct.rerank_features=[gabor,efficientnet-lite0]",
+        f"evaluate.judge={judge}",
+    ]
+    sources = {"dataset": linear_brain, "weights": weights, "announce": before("")}
+    circular = judge == "efficientnet-lite0"
+    with pytest.raises(ConfigError if circular else Stop, match="circular" if circular else None):
+        run_experiment(preset, tmp_path / "run", overrides=overrides, **sources)
+    assert (tmp_path / "run").exists() == (not circular)
+    by_default = [*choosing, "evaluate.judge=efficientnet-lite0"]  # pictures of 16 px suit gabor alone
+    with pytest.raises(Stop):
+        run_experiment(preset, tmp_path / "small", overrides=by_default, **sources)
 
 
 def test_a_prior_that_does_not_fit_is_refused_before_a_subject_is_simulated(preset, weights, tmp_path):

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, UNet2DConditionModel, VQModel
+from diffusers import DDIMScheduler, VQModel
 from torch import Tensor, nn
 
 import killable
+import tiny_networks
 from cadiff import processes
 from cadiff.attend.image_mae import ImageMae
 from cadiff.attend.model import ImageCross, phase_2_loss
@@ -34,16 +35,7 @@ from cadiff.runs import RunFolder
 from cadiff.sharing import average_gradients, own, shared_batches, total
 from cadiff.training import FitConfig, epoch_batches, fit
 
-SIZE = FmriMaeConfig(
-    num_voxels=32,
-    patch_size=4,
-    embed_dim=16,
-    depth=2,
-    num_heads=2,
-    decoder_embed_dim=8,
-    decoder_depth=1,
-    decoder_num_heads=2,
-)
+SIZE = tiny_networks.fmri_mae_config(decoder_depth=1)
 IMAGE_MAE = ImageMaeConfig(
     patch_size=4,
     embed_dim=16,
@@ -114,19 +106,7 @@ def attend_loss() -> Loss:
 
 
 def diffuse_loss() -> Loss:
-    unet = UNet2DConditionModel(
-        sample_size=4,
-        in_channels=3,
-        out_channels=3,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        attention_head_dim=2,
-        cross_attention_dim=12,
-        norm_num_groups=4,
-        class_embed_type="identity",
-    )
+    unet = tiny_networks.unet(sample_size=4, class_embed_type="identity")
     prior = ImagePrior(VQModel(block_out_channels=(8,), norm_num_groups=4), unet, DDIMScheduler(), 1.0)
     conditioner = FmriConditioner(SIZE.model_dump(), {}, context_dim=12, time_dim=32, context_length=4)
     mark_trainable(unet, conditioner, train_null=True)

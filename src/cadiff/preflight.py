@@ -18,12 +18,18 @@ from cadiff.contrast.trials import dataset_digest
 from cadiff.data.dataset import BrainDataset
 from cadiff.data.merge import dataset_folders
 from cadiff.data.splits import check_disjoint
+from cadiff.diffuse.rerank import ENCODING, open_encoding
+from cadiff.diffuse.settings import ReconstructConfig
 from cadiff.diffuse.trials import refuse_unfit as refuse_unfit_prior
 from cadiff.diffuse.trials import start_labels
+from cadiff.encoding.features import default_features
 from cadiff.errors import ArtifactError, ConfigError, DataError
+from cadiff.evaluate.circular import refuse_circular
 from cadiff.priors.load import load_prior
 from cadiff.training import refuse_uneven
 
+SOME = 20
+"""Pictures that tell what features suit them."""
 PARTS = ("prior", "image_mae", "phase1")
 
 
@@ -114,6 +120,20 @@ def refuse_unfit(configs: Mapping[str, Any], sources: Sources) -> None:
     else:
         start_labels(configs["diffuse"], data, prior)
         data.refuse_unreadable(data.rows("train"))
+    choosing = _choosing(configs["reconstruct"], data, prior.image_size)
+    refuse_circular(configs["evaluate"], choosing, "this experiment (reconstruct.rerank, .class_start)")
+
+
+def _choosing(config: ReconstructConfig, data: BrainDataset | None, size: int) -> Sequence[str]:
+    """Features by which pictures will be chosen, as far as they are known; those of simulated pictures are not."""
+    source = config.rerank or (ENCODING if config.class_start else None)
+    if source is None:
+        return ()
+    if source != ENCODING and data is not None:
+        return open_encoding(source, data, config.rerank_features, size, config.seed).facts["features"]
+    if config.rerank_features is not None:
+        return config.rerank_features
+    return () if data is None else default_features(data.images(data.stimulus_ids("train")[:SOME], size))
 
 
 def _parts(folder: Path) -> dict[str, Path]:

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
-from cadiff.contrast import FmriMae, FmriMaeConfig, save_encoder
+import tiny_networks
+from cadiff.contrast import FmriMae, save_encoder
 from cadiff.contrast.encoder_folder import fit_preprocessor
 from cadiff.contrast.mae import initialise
 from cadiff.data.dataset import BrainDataset, write_dataset
@@ -70,17 +70,7 @@ def other_subject(tmp_path: Path) -> Path:
 @pytest.fixture
 def encoder(tmp_path: Path, subject: Path, generator: torch.Generator) -> Path:
     """As phase 1 would leave it, with three decoder blocks."""
-    config = FmriMaeConfig(
-        num_voxels=32,
-        patch_size=4,
-        embed_dim=16,
-        depth=2,
-        num_heads=2,
-        decoder_embed_dim=8,
-        decoder_depth=3,
-        decoder_num_heads=2,
-    )
-    model = FmriMae(config)
+    model = FmriMae(tiny_networks.fmri_mae_config(decoder_depth=3))
     initialise(model, generator)
     preprocessor = fit_preprocessor(BrainDataset.open(subject), PreprocessConfig(), patch_size=4)
     return save_encoder(tmp_path / "phase-1", model, preprocessor, {})
@@ -89,25 +79,8 @@ def encoder(tmp_path: Path, subject: Path, generator: torch.Generator) -> Path:
 @pytest.fixture
 def image_mae(tmp_path: Path) -> Path:
     """A half-precision ViT-MAE of 16 pixels."""
-    config = ViTMAEConfig(
-        image_size=16,
-        patch_size=4,
-        hidden_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=3,
-        intermediate_size=32,
-        decoder_hidden_size=16,
-        decoder_num_hidden_layers=3,
-        decoder_num_attention_heads=2,
-        decoder_intermediate_size=16,
-        norm_pix_loss=False,
-    )
     folder = tmp_path / "image_mae"
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = ViTMAEForPreTraining(config)
-        for table in (model.vit.embeddings.position_embeddings, model.decoder.decoder_pos_embed):
-            table.data.normal_()  # transformers 5 leaves zeros, with which no test would see a wrong order
-        model.half().save_pretrained(folder)
+    with tiny_networks.seeded(0):
+        tiny_networks.image_mae().half().save_pretrained(folder)
     (folder / "input.json").write_text(json.dumps({"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}))
     return folder

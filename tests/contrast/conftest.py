@@ -10,16 +10,7 @@ import torch
 
 from cadiff.contrast import FmriMaeSize
 from cadiff.data.dataset import write_dataset
-
-TINY = FmriMaeSize(
-    patch_size=4,
-    embed_dim=16,
-    depth=2,
-    num_heads=2,
-    decoder_embed_dim=8,
-    decoder_depth=2,
-    decoder_num_heads=2,
-)
+from tiny_networks import FMRI_MAE
 
 
 @pytest.fixture
@@ -29,7 +20,7 @@ def generator() -> torch.Generator:
 
 @pytest.fixture
 def tiny() -> FmriMaeSize:
-    return TINY
+    return FmriMaeSize(**FMRI_MAE)
 
 
 @pytest.fixture

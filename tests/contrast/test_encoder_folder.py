@@ -57,12 +57,31 @@ def test_statistics_are_those_of_the_subject_at_hand(tiny, generator, make_subje
     encoder = FmriEncoder(FmriMaeConfig(**tiny.model_dump(), num_voxels=stored.num_voxels))
     same = preprocessor_for(own, encoder, stored.config)
     assert all(np.array_equal(a, same.to_tensors()[key]) for key, a in stored.to_tensors().items())
-    fitted = preprocessor_for(other, encoder, stored.config)
+    with pytest.warns(
+        UserWarning, match="other has 21 voxels and the encoder reads 32: its last 11 places repeat"
+    ):
+        fitted = preprocessor_for(other, encoder, stored.config)
     train = fitted(np.asarray(other.betas[other.rows("train")]))
     assert train.shape == (24, 32)  # the encoder's length, not the subject's 24
     np.testing.assert_allclose(train[:, :21].mean(0), 0, atol=1e-4)
     np.testing.assert_allclose(train[:, :21].std(0), 1, atol=1e-3)
     np.testing.assert_array_equal(train[:, 21:], train[:, :11])  # wrapped
+
+
+def test_voxels_that_an_encoder_of_another_length_cannot_read_are_counted(tiny, make_subject):
+    data, config = BrainDataset.open(make_subject(num_voxels=40)), PreprocessConfig()
+    encoder = FmriEncoder(FmriMaeConfig(**tiny.model_dump(), num_voxels=32))
+    with pytest.warns(
+        UserWarning, match="subject has 40 voxels and the encoder reads 32: the last 8 are left out"
+    ):
+        fitted = preprocessor_for(data, encoder, config)
+    changed = np.array(data.betas[:4])
+    changed[:, 32:] += 100
+    np.testing.assert_array_equal(fitted(changed), fitted(data.betas[:4]))
+    chosen = config.model_copy(update={"rois": ["V1"]})
+    with pytest.warns(UserWarning, match="40 voxels in V1 and"):
+        preprocessor_for(data, encoder, chosen)
+    assert preprocessor_for(data, encoder, config, own_length=True).num_voxels == 40  # and not a word
 
 
 def test_weights_of_other_sizes_are_refused_by_name(tiny, make_subject, tmp_path):

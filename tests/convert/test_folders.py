@@ -4,10 +4,11 @@ import json
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel, VQModel
+from diffusers import AutoencoderKL, DDIMScheduler
 from safetensors.torch import load_file, save_file
 
-from cadiff.contrast import FmriMae, FmriMaeConfig, save_encoder
+import tiny_networks
+from cadiff.contrast import FmriMae, save_encoder
 from cadiff.convert import describe, import_weights
 from cadiff.convert.fmri import preprocessor
 from cadiff.errors import ArtifactError, ConfigError
@@ -19,22 +20,13 @@ WEIGHTS = "diffusion_pytorch_model"
 
 def diffusers_folder(folder, *, kl=True, suffix=".bin", dtype=torch.float32, prediction="epsilon"):
     """As StableDiffusionPipeline.save_pretrained writes it: vae/ or vqvae/, unet/, scheduler/."""
-    common = {
-        "block_out_channels": (8, 8), "norm_num_groups": 4, "sample_size": 16, "down_block_types": ("DownEncoderBlock2D",) * 2,
-        "up_block_types": ("UpDecoderBlock2D",) * 2,
-    }  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with tiny_networks.seeded(0):
         vae = (
-            AutoencoderKL(latent_channels=3, scaling_factor=0.18215, **common)
+            AutoencoderKL(latent_channels=3, scaling_factor=0.18215, **tiny_networks.AUTOENCODER)
             if kl
-            else VQModel(num_vq_embeddings=16, **common)
+            else tiny_networks.vq_model(num_vq_embeddings=16)
         )
-        unet = UNet2DConditionModel(
-            sample_size=8, in_channels=3, out_channels=3, block_out_channels=(8, 16), layers_per_block=1, attention_head_dim=2,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-            cross_attention_dim=12, norm_num_groups=4,
-        )  # fmt: skip
+        unet = tiny_networks.unet()
     for name, part in (("vae" if kl else "vqvae", vae), ("unet", unet)):
         part.save_config(folder / name)
         state = {key: value.to(dtype) for key, value in part.state_dict().items()}
@@ -134,9 +126,7 @@ def test_a_malicious_bin_in_a_diffusers_folder_runs_nothing(tmp_path):
 
 
 def test_our_own_folders_are_named(tmp_path):
-    config = FmriMaeConfig(
-        num_voxels=16, patch_size=4, embed_dim=8, depth=1, num_heads=2, decoder_embed_dim=8, decoder_depth=1, decoder_num_heads=2
-    )  # fmt: skip
+    config = tiny_networks.fmri_mae_config(num_voxels=16)
     run = tmp_path / "run"
     save_encoder(run / "encoder", FmriMae(config), preprocessor(config, None), {})
     for source in (run, run / "encoder"):  # a run folder is as good as what it holds

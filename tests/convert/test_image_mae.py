@@ -6,12 +6,13 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import ViTMAEConfig, ViTMAEForPreTraining, ViTMAEModel
+from transformers import ViTMAEModel
 
 from cadiff.attend.image_mae import load_image_mae
 from cadiff.convert import describe, import_weights
 from cadiff.errors import ArtifactError
 from layouts import networks, weights
+from tiny_networks import image_mae, seeded
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 ENCODER = {"width": 128, "depth": 2, "patch": 4, "tokens": 16}
@@ -49,16 +50,8 @@ def test_facebook_checkpoint_computes_what_the_original_does(facebook, tmp_path,
 
 
 def hf_model(tmp_path):
-    config = ViTMAEConfig(
-        image_size=16, patch_size=4, hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=32,
-        decoder_hidden_size=16, decoder_num_hidden_layers=3, decoder_num_attention_heads=2, decoder_intermediate_size=20,
-        layer_norm_eps=1e-9, norm_pix_loss=True,
-    )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = ViTMAEForPreTraining(config)
-        for table in (model.vit.embeddings.position_embeddings, model.decoder.decoder_pos_embed):
-            table.data.normal_()
+    with seeded(0):
+        model = image_mae(decoder_intermediate_size=20, layer_norm_eps=1e-9, norm_pix_loss=True)
     folder = tmp_path / "transformers"
     model.save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(

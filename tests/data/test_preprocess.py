@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cadiff.data.preprocess import PreprocessConfig, Preprocessor, fit_length, repeat_scale
+from cadiff.data.preprocess import PreprocessConfig, Preprocessor, fit_length, length_remark, repeat_scale
 from cadiff.errors import ConfigError, DataError
 
 
@@ -173,3 +173,28 @@ def test_stretching_interpolates_between_neighbours(rng):
     np.testing.assert_array_equal(
         fit_length(values[:, :1], 4, "stretch"), np.repeat(values[:, :1], 4, axis=1)
     )
+
+
+@pytest.mark.parametrize("policy", ["wrap", "pad", "truncate", "official"])
+@pytest.mark.parametrize("count", [33, 40, 48, 49, 60, 64, 90])
+def test_the_remark_on_a_length_says_what_becomes_of_the_voxels(policy, count):
+    """Counted on the output: how many of the voxels are not there, how many places are not the voxels' own."""
+    values = np.arange(1.0, count + 1)[None]
+    there = fit_length(values, 64, policy)[0]
+    lost, filled = count - len(set(there) - {0.0}), 64 - min(count, 64)
+    remark = length_remark(count, 64, policy)
+    if lost and not (policy == "truncate" and lost < 16):
+        assert remark == f"the last {lost} are left out" and not set(values[0, -lost:]) & set(there)
+    elif filled > 16:
+        zeros = int((there == 0).sum())
+        assert remark == f"its last {filled} places {'hold zeros' if zeros else 'repeat them'}"
+        assert zeros in (0, filled)
+    else:
+        assert remark is None
+
+
+def test_the_remark_on_a_length_knows_interpolation():
+    assert (
+        length_remark(40, 16, "stretch") == length_remark(40, 64, "stretch") == "they are interpolated to it"
+    )
+    assert length_remark(64, 64, "stretch") is None

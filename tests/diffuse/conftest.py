@@ -4,66 +4,27 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from diffusers import DDIMScheduler, UNet2DConditionModel, VQModel
 
-from cadiff.contrast import FmriMaeConfig, save_encoder
+from cadiff.contrast import save_encoder
 from cadiff.contrast.mae import FmriMae
 from cadiff.data.dataset import BrainDataset, write_dataset
 from cadiff.data.preprocess import Preprocessor
 from cadiff.diffuse.conditioner import FmriConditioner
 from cadiff.diffuse.pipeline import FmriToImagePipeline
 from cadiff.diffuse.sampling import make_scheduler
-from cadiff.priors.load import load_prior, save_prior
+from cadiff.priors.load import load_prior
+from tiny_networks import fmri_mae_config, seeded, write_prior
 
 CLASSES = ["cat", "dog", "car", "cup"]
 NUM_VOXELS = 30
 
 
-def tiny_networks():
-    """A VQ model (16 px -> 3 x 8 x 8) and a denoiser with cross-attention on both ways."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)  # diffusers draws its initial weights from the global generator
-        vqvae = VQModel(
-            block_out_channels=(8, 8),
-            down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("UpDecoderBlock2D",) * 2,
-            norm_num_groups=4,
-            num_vq_embeddings=32,
-            sample_size=16,
-            scaling_factor=0.5,
-        )
-        unet = UNet2DConditionModel(
-            sample_size=8,
-            in_channels=3,
-            out_channels=3,
-            block_out_channels=(8, 16),
-            layers_per_block=1,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-            attention_head_dim=2,
-            cross_attention_dim=12,
-            norm_num_groups=4,
-        )
-    schedule = DDIMScheduler(
-        beta_start=0.0015, beta_end=0.0195, beta_schedule="scaled_linear", clip_sample=False
-    )
-    return vqvae, unet, schedule
-
-
 @pytest.fixture(scope="session")
 def prior_folder(tmp_path_factory):
-    vqvae, unet, schedule = tiny_networks()
     table = 4 * torch.randn(5, 12, generator=torch.Generator().manual_seed(1))
     about = {"classes": CLASSES, "names": CLASSES, "imagenet_index": [281, 207, 817, 968], "null_label": 4}
-    return save_prior(
-        tmp_path_factory.mktemp("prior") / "tiny",
-        vqvae=vqvae,
-        unet=unet,
-        scheduler=schedule,
-        label_embedding=table,
-        about=about,
-        dtype=torch.float32,
-    )
+    with seeded(0):
+        return write_prior(tmp_path_factory.mktemp("prior") / "tiny", table, about, scaling_factor=0.5)
 
 
 @pytest.fixture
@@ -112,20 +73,8 @@ def preprocessor(dataset):
 
 
 def make_encoder():
-    with torch.random.fork_rng():
-        torch.manual_seed(2)
-        return FmriMae(
-            FmriMaeConfig(
-                num_voxels=32,
-                patch_size=8,
-                embed_dim=16,
-                depth=1,
-                num_heads=2,
-                decoder_embed_dim=8,
-                decoder_depth=1,
-                decoder_num_heads=2,
-            )
-        ).eval()
+    with seeded(2):
+        return FmriMae(fmri_mae_config(patch_size=8, depth=1, decoder_depth=1)).eval()
 
 
 @pytest.fixture

@@ -231,6 +231,8 @@ def test_names_of_subjects_are_as_short_as_tells_them_apart():
     found = pool_subjects(same, names=["Anna", "Bert"])
     assert list(found["conditions"]["brain"]["metrics"]["top1"]["subject_means"]) == ["Anna", "Bert"]
     assert any("several datasets" in remark for remark in found["remarks"])
+    same[1].scores["warnings"] = {"brain": "Trained on test."}
+    assert pool_subjects(same)["remarks"][-1] == "brain: Trained on test."
     with pytest.raises(ConfigError, match="2 evaluations take as many names; 1 were given"):
         pool_subjects(same, names=["Anna"])
 

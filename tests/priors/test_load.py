@@ -4,37 +4,34 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, UNet2DConditionModel, VQModel
+from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, VQModel
 
 from cadiff.artifacts import read_json, write_json
 from cadiff.errors import ArtifactError, ConfigError
 from cadiff.priors.load import WEIGHTS, label_rows, load_prior, save_prior
+from tiny_networks import AUTOENCODER, seeded
+from tiny_networks import unet as tiny_unet
 
 
 def tiny(kind="vq"):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)  # diffusers draws its initial weights from the global generator
-        shape = {
-            "block_out_channels": (4, 4),
-            "down_block_types": ("DownEncoderBlock2D",) * 2,
-            "up_block_types": ("UpDecoderBlock2D",) * 2,
-            "norm_num_groups": 2,
-            "sample_size": 8,
-            "scaling_factor": 0.25,
-        }
-        if kind == "vq":
-            vae = VQModel(**shape, num_vq_embeddings=16)
-        else:
-            vae = AutoencoderKL(**shape, latent_channels=3)
-        unet = UNet2DConditionModel(
+    shape = {
+        **AUTOENCODER,
+        "block_out_channels": (4, 4),
+        "norm_num_groups": 2,
+        "sample_size": 8,
+        "scaling_factor": 0.25,
+    }
+    with seeded(0):
+        vae = (
+            VQModel(**shape, num_vq_embeddings=16)
+            if kind == "vq"
+            else AutoencoderKL(**shape, latent_channels=3)
+        )
+        unet = tiny_unet(
             sample_size=4,
-            in_channels=3,
-            out_channels=3,
             block_out_channels=(4, 8),
-            layers_per_block=1,
             down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
             up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-            attention_head_dim=2,
             cross_attention_dim=6,
             norm_num_groups=2,
         )

@@ -211,6 +211,8 @@ def test_the_page_shows_all_rows_on_the_same_stimuli(score, tmp_path, open_page)
 
 def test_a_difference_that_nothing_shows_is_not_called_one(score, tmp_path, open_page):
     systems = [System(name, [score(name, "s1", 0, brain=1.0)]) for name in ("a", "b")]
+    systems[1].measured[0].evaluated.scores["warnings"] = {"brain": "TRAINED ON TEST"}
     page = open_page(write_crossed(cross(systems), systems, tmp_path / "page.html", title=""))
     assert "is not shown to be ahead of" in page.text and "One seed a row" in page.text
+    assert "b: TRAINED ON TEST." in page.text and "a: TRAINED" not in page.text
     assert pd.notna(values(systems[0].measured[0])).all()

@@ -9,10 +9,11 @@ from cadiff.artifacts import read_json, write_json
 from cadiff.data.dataset import BrainDataset
 from cadiff.errors import ArtifactError
 from cadiff.evaluate import EvaluateConfig, evaluate
-from cadiff.report import report
+from cadiff.report import compare, report
 from cadiff.report.facts import interval, number, p_text, plural, verdict
 from cadiff.report.notes import notes
 
+PIXELS = EvaluateConfig(judge=None, num_bootstrap=200, train_pictures=0)
 EVERY = {
     "decoded",
     "headline",
@@ -214,3 +215,24 @@ def test_selection_on_test_and_unbeaten_attacks_are_serious(evaluation):
     row |= {"gain": 0.01, "difference": 0.01, "ci95": [-0.1, 0.12]}
     serious = {note.title for note in notes(scores, None) if note.serious}
     assert {"Selected on test", "The ledger was changed", "Not shown to beat one picture for all"} <= serious
+
+
+def test_what_a_folder_of_pictures_says_against_itself_is_serious_on_every_page(
+    write_reconstructions, linear_brain, tmp_path, open_page
+):
+    def scored(name, seed, warning, **against):
+        folder = write_reconstructions(brain=0.4, seed=seed).rename(tmp_path / name)
+        about = read_json(folder / "config.json")
+        write_json(folder / "config.json", {**about, "config": {**about["config"], "warning": warning}})
+        made = evaluate(PIXELS, folder, linear_brain, tmp_path / f"{name}-evaluation", against=against)
+        return made, read_json(made / "evaluation.json")
+
+    loud, scores = scored("loud", 0, "TRAINED ON TEST")
+    assert scores["warnings"] == {"brain": "TRAINED ON TEST"}
+    note = next(note for note in notes(scores, None) if note.text == "TRAINED ON TEST.")
+    assert note.serious and note.title == "A warning comes with these pictures"
+    assert "TRAINED ON TEST." in open_page(report(loud, tmp_path / "page.html")).text
+    plain, scores = scored("plain", 1, None, theirs=tmp_path / "loud")
+    assert scores["warnings"] == {"theirs": "TRAINED ON TEST"}
+    assert notes(scores, None)[0].title == "A warning comes with the pictures of theirs"
+    assert "loud: TRAINED ON TEST." in open_page(compare([plain, loud], tmp_path / "both.html")).text

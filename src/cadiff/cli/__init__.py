@@ -20,7 +20,9 @@ import errno
 import os
 import shlex
 import sys
+import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -151,8 +153,24 @@ def run() -> None:
     # The stages show their own progress; library chatter at start-up would bury it. The caller's choice wins.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    warnings.showwarning = _show_warning
     if processes.takes_part(together=bool(set(sys.argv[1:2]) & set(RESUMABLE))):
         app(prog_name="cadiff")
+
+
+_show_any_warning = warnings.showwarning
+_warned: set[str] = set()  # Python's own memory of this is lost whenever a library catches warnings
+
+
+def _show_warning(
+    message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: str | None = None
+) -> None:
+    """A warning of ours as one sentence, said once, by the main process; those of libraries keep their place in the code."""
+    if not issubclass(category, UserWarning) or Path(__file__).parents[1] not in Path(filename).parents:
+        _show_any_warning(message, category, filename, lineno, file, line)
+    elif processes.is_main() and str(message) not in _warned:
+        _warned.add(str(message))
+        print(f"warning: {message}", file=file or sys.stderr, flush=True)
 
 
 def _refused_by_disk(error: Exception) -> str | None:

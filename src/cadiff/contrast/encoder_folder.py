@@ -6,6 +6,7 @@
 Both phases write the same kind, so a later stage need not know which one made it.
 """
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from cadiff.artifacts import load_artifact, read_json, save_artifact
 from cadiff.contrast.cross import CrossConfig, FmriCross
 from cadiff.contrast.mae import FmriEncoder, FmriMae, FmriMaeConfig
 from cadiff.data.dataset import BrainDataset
-from cadiff.data.preprocess import PreprocessConfig, Preprocessor
+from cadiff.data.preprocess import PreprocessConfig, Preprocessor, length_remark
 from cadiff.errors import ArtifactError, DataError
 
 KIND = "fmri-encoder"
@@ -129,7 +130,20 @@ def preprocessor_for(
     An encoder may come from other subjects, whose voxels are others; for the subject it was trained on, and the
     settings stored beside it, the statistics come out as they are stored. `own_length`: at the length that the
     subject's voxels come to by themselves.
+
+    Warns where an encoder of another length does more to the voxels than filling up a patch.
     """
     sizes = encoder.config
     length = None if own_length else sizes.num_voxels
-    return fit_preprocessor(dataset, config, patch_size=sizes.patch_size, num_voxels=length)
+    fitted = fit_preprocessor(dataset, config, patch_size=sizes.patch_size, num_voxels=length)
+    num, policy = len(fitted.voxel_index), config.length_policy
+    if length and (remark := length_remark(num, length, policy, patch_size=sizes.patch_size)):
+        advice = (
+            " Choose voxels by preprocess.rois, or take an encoder of their length." if num > length else ""
+        )
+        chosen = "" if config.rois is None else f" in {', '.join(config.rois)}"
+        warnings.warn(
+            f"{dataset.folder} has {num:,} voxels{chosen} and the encoder reads {length:,}: {remark}.{advice}",
+            stacklevel=1,
+        )
+    return fitted

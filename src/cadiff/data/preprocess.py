@@ -203,6 +203,21 @@ def fit_length(
     return values[:, source[np.arange(num_voxels) % len(source)]]
 
 
+def length_remark(count: int, num_voxels: int, policy: LengthPolicy, *, patch_size: int = 16) -> str | None:
+    """What `fit_length` does to `count` voxels that are read at the length `num_voxels`, in words.
+
+    None where it does no more than come to whole patches.
+    """
+    missing = num_voxels - count
+    if (-patch_size < missing if policy == "truncate" else missing >= 0) and missing <= patch_size:
+        return None
+    if policy == "stretch":
+        return "they are interpolated to it"
+    if missing < 0:
+        return f"the last {-missing:,} are left out"
+    return f"its last {missing:,} places {'hold zeros' if policy == 'pad' else 'repeat them'}"
+
+
 def _wrapped(count: int, patch_size: int) -> np.ndarray:
     """Voxels (whole patches,) after the released code's first wrap: V + P - V mod P of them."""
     return np.arange(count + patch_size - count % patch_size) % count

@@ -27,6 +27,7 @@ def evaluation_record(
     looks: Record,
     overlap: Overlap | None,
     absent: Mapping[str, str],
+    warnings: Mapping[str, str],
     class_names: Mapping[int, str],
     inputs: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -36,7 +37,8 @@ def evaluation_record(
         board: all conditions, scored. brain: the primary one.
         description: what the dataset says of itself. split: the one that was reconstructed.
         looks: at the test split, so far. overlap: test pictures met in training; None where training is not known.
-        absent: control -> why it is not there. class_names: of the judge, by number. inputs: of `inputs_record`.
+        absent: control -> why it is not there. warnings: condition -> what its folder says against it.
+        class_names: of the judge, by number. inputs: of `inputs_record`.
     """
     config, world, metrics, headline = board.config, board.world, board.metrics, board.headline
     roles = {name: str(condition["role"]) for name, condition in board.conditions.items()}
@@ -56,6 +58,7 @@ def evaluation_record(
         "metrics": {name: describe(metric) for name, metric in metrics.items()},
         "conditions": board.conditions,
         "absent": dict(absent),
+        "warnings": dict(warnings),
         "comparisons": rows,
         "from_the_brain": strongest,
         "required_images": evidence.images_needed(rows, headline),

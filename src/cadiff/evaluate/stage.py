@@ -10,6 +10,7 @@ import pandas as pd
 
 from cadiff.artifacts import folder_digest, new_folder, refuse_existing, write_json
 from cadiff.errors import ConfigError, DataError
+from cadiff.evaluate.circular import choosers, refuse_circular
 from cadiff.evaluate.features import pool_sizes
 from cadiff.evaluate.judging import Judge
 from cadiff.evaluate.ledger import record_look
@@ -60,14 +61,17 @@ def evaluate(
 
     Raises:
         ArtifactError: wrong folders, or `out` exists. DataError: pictures missing or unreadable, unequal samples, or
-            systems that show other stimuli. ConfigError: an unknown judge or headline, a name that is taken, or an n-way
-            that the judge's classes do not allow.
+            systems that show other stimuli. ConfigError: an unknown judge or headline, a judge that had a say in the
+            pictures, a name that is taken, or an n-way that the judge's classes do not allow.
     """
     reconstructions, dataset, out = Path(reconstructions), Path(dataset), Path(out)
     refuse_existing(out)
     stimuli = open_stimuli(dataset)
     opened = {"": reconstructions, **{name: Path(folder) for name, folder in (against or {}).items()}}
     systems = open_systems(opened, stimuli, pattern=pattern, table=table, subset=config.subset)
+    folders = {system.origin: system.folder for system in systems}
+    for found in folders.values():
+        refuse_circular(config, choosers(found.about), found.folder)
     folder = systems[0].folder
     ids = folder.stimulus_ids
     if len(ids) < 2:
@@ -127,6 +131,11 @@ def evaluate(
         ),
         overlap=audit(stimuli, ids, seed=config.seed) if split == "test" else None,
         absent=absent,
+        warnings={
+            origin or board.primary: found.about["config"]["warning"]
+            for origin, found in folders.items()
+            if (found.about.get("config") or {}).get("warning")
+        },
         class_names=class_names,
         inputs=inputs_record(opened, digests, dataset, out),
     )

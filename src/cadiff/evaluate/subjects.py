@@ -273,4 +273,5 @@ def _remarks(parts: Sequence[Scored], pictures: Pictures) -> list[str]:
         found.append("Controls made of training pictures are made of unequal numbers of them.")
     if any((part.scores.get("integrity") or {}).get("selected_on") == "test" for part in parts):
         found.append("At least one system was selected on its test set, which flatters it.")
-    return found
+    said = {warning for part in parts for warning in (part.scores.get("warnings") or {}).items()}
+    return found + [f"{name}: {text.rstrip('.')}." for name, text in sorted(said)]

@@ -96,8 +96,9 @@ def cross(systems: Sequence[System], *, reference: str | None = None) -> dict[st
         reference: the system that all others are compared with; None: every pair.
 
     Returns a dict of
-        systems       name, num_cells, subjects, seeds, x, line, published, failures, metrics {metric: mean, ci95, ci95_t,
-                      subject_means, seed_means, sd_over_seeds, num_images, protocol, ...}, from_the_brain (of the headline)
+        systems       name, num_cells, subjects, seeds, x, line, published, failures, warnings, metrics {metric: mean, ci95,
+                      ci95_t, subject_means, seed_means, sd_over_seeds, num_images, protocol, ...}, from_the_brain (of the
+                      headline)
         comparisons   first, second (the reference, where there is one), metric, difference (first minus second), gain
                       (positive favours the first), ci95, ci95_t, p, p_holm, subject_differences, seed_differences, num_images
         not_compared  pairs that share no image
@@ -214,8 +215,13 @@ def _described(
         "subjects": subjects,
         "seeds": list(seeds),
         "failures": list(system.failures),
+        "warnings": sorted({text for one in system.measured if (text := _warning(one.evaluated))}),
         "metrics": found,
     }
+
+
+def _warning(evaluated: Evaluated) -> str | None:
+    return (evaluated.scores.get("warnings") or {}).get(evaluated.primary)
 
 
 def _from_the_brain(

@@ -133,6 +133,7 @@ def _remarks(
     missing = [row["name"] for row in crossed["systems"] if row["failures"]]
     if missing:
         found.append(f"Runs are missing in {', '.join(missing)}; the table of all the numbers says why.")
+    found += [f"{row['name']}: {text.rstrip('.')}." for row in there for text in row["warnings"]]
     if uneven := [row["name"] for row in there if set(row["subjects"]) != set(subjects)]:
         found.append(
             f"Not every row has every subject ({', '.join(uneven)}): means over other subjects are not comparable; pairs are "

@@ -28,6 +28,7 @@ def notes(evaluation: Mapping[str, Any], dataset: BrainDataset | None) -> list[N
     found = [*_about_selection(evaluation), *_about_scores(evaluation), *_about_rough_ideas(evaluation)]
     if dataset is not None:
         found = [*_about_data(dataset, evaluation), *_about_categories(dataset), *found]
+    found = [*_about_folders(evaluation), *found]
     found.append(
         Note(
             "One training run, one subject",
@@ -35,6 +36,13 @@ def notes(evaluation: Mapping[str, Any], dataset: BrainDataset | None) -> list[N
         )
     )
     return sorted(found, key=lambda note: not note.serious)
+
+
+def _about_folders(evaluation: Mapping[str, Any]) -> Iterator[Note]:
+    primary = evaluation["headline"]["condition"]
+    for name, warning in (evaluation.get("warnings") or {}).items():
+        whose = "these pictures" if name == primary else f"the pictures of {name}"
+        yield Note(f"A warning comes with {whose}", f"{warning.rstrip('.')}.", serious=True)
 
 
 def _about_selection(evaluation: Mapping[str, Any]) -> Iterator[Note]:

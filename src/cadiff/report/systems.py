@@ -161,6 +161,9 @@ def differences_to_mind(systems: Sequence[System]) -> list[str]:
         )
     if any((e.scores.get("integrity") or {}).get("selected_on") == "test" for e in _evaluations(systems)):
         found.append("At least one system was selected on this test set, which flatters it.")
+    for system in systems:
+        if warning := (system.evaluated.scores.get("warnings") or {}).get(system.condition):
+            found.append(f"{system.name}: {warning.rstrip('.')}.")
     return found
 
 
