@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,9 @@ from PIL import Image
 from cadiff.artifacts import new_folder, read_json, write_json
 from cadiff.data.dataset import BrainDataset
 from cadiff.experiments import steps
+from cadiff.sweep import plan_sweep
+from cadiff.sweep.drive import Work
+from cadiff.sweep.plan import STAGES_FOLDER
 from cadiff.sweep.work import make_cell
 
 EVALUATE = {"evaluate.judge": None, "evaluate.num_bootstrap": 200, "evaluate.train_pictures": 0}
@@ -34,6 +39,8 @@ class Inline:
         return self.code
 
     def stop(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 @pytest.fixture
@@ -113,3 +120,47 @@ def write(tmp_path):
 @pytest.fixture
 def executor() -> Inline:
     return Inline()
+
+
+@pytest.fixture
+def fits(tmp_path, monkeypatch) -> Path:
+    """The file that baselines of slow_baseline.py write into, in whatever process."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.setenv("SLOW_LOG", str(tmp_path / "fits"))
+    monkeypatch.setenv("SLOW_UNTIL", str(tmp_path / "go"))
+    return tmp_path / "fits"
+
+
+@pytest.fixture
+def begun() -> Callable[[Path, Path], Work]:
+    """begun(table, out) -> the work of a sweep whose folder is there, and no stage yet."""
+
+    def begin(table: Path, out: Path) -> Work:
+        work = Work(out, plan_sweep(table).cells)
+        (out / STAGES_FOLDER).mkdir(parents=True)
+        for planned in work.cells:
+            work.folder(planned).mkdir(parents=True)
+            write_json(work.folder(planned) / "cell.json", planned.as_json())
+        return work
+
+    return begin
+
+
+@pytest.fixture
+def gone() -> Callable[..., bool]:
+    """gone(pid, seconds) -> whether the process has ended, or does so in this time."""
+
+    def ended(pid: int, seconds: float = 0) -> bool:
+        until = time.monotonic() + seconds
+        while True:
+            try:
+                if Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z":
+                    return True
+            except FileNotFoundError:
+                return True
+            if time.monotonic() >= until:
+                return False
+            time.sleep(0.05)
+
+    return ended

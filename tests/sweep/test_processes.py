@@ -18,22 +18,15 @@ from cadiff.sweep import Given, run_sweep
 from cadiff.sweep.executors import Cluster, parse_slurm, shares, slurm_parameters, work_command
 from cadiff.sweep.work import launch_command
 
-HERE = Path(__file__).parent
-
 
 @pytest.fixture
-def slow(write, tmp_path, linear_brain, monkeypatch):
+def slow(write, fits, linear_brain):
     """A table of a quick and a slow row, and the file that every fit writes a line into."""
-    monkeypatch.setenv("PYTHONPATH", str(HERE))
-    monkeypatch.syspath_prepend(str(HERE))
-    log = tmp_path / "fits"
-    monkeypatch.setenv("SLOW_LOG", str(log))
-    monkeypatch.setenv("SLOW_UNTIL", str(tmp_path / "go"))
     rows = "".join(
         f"  - {{name: {name}, baseline: 'slow_baseline:Slow', options: {{wait: {wait}}}}}\n"
         for name, wait in (("quick", "false"), ("slow", "true"))
     )
-    return write(f"dataset: {linear_brain}\nrows:\n{rows}"), log
+    return write(f"dataset: {linear_brain}\nrows:\n{rows}"), fits
 
 
 def wait_for(condition, seconds=600.0):
@@ -43,16 +36,9 @@ def wait_for(condition, seconds=600.0):
         time.sleep(0.05)
 
 
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
-    except FileNotFoundError:
-        return False
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks at /proc")
-def test_killed_and_run_again_it_goes_on_with_what_is_missing(slow, tmp_path):
+def test_killed_and_run_again_it_goes_on_with_what_is_missing(slow, gone, tmp_path):
     table, log = slow
     out = tmp_path / "out"
     command = [sys.executable, "-m", "cadiff", "sweep", str(table), "--out", str(out)]
@@ -63,7 +49,7 @@ def test_killed_and_run_again_it_goes_on_with_what_is_missing(slow, tmp_path):
     first.send_signal(signal.SIGKILL)
     first.wait()
     orphan = int(log.read_text().splitlines()[1])
-    wait_for(lambda: not is_alive(orphan))
+    assert gone(orphan, 600)
     assert not (out / "comparison.html").exists()
     (tmp_path / "go").touch()
     again = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -3,7 +3,10 @@
 import json
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pandas as pd
 import pytest
@@ -11,11 +14,14 @@ from filelock import FileLock
 
 from cadiff.artifacts import read_json
 from cadiff.errors import ArtifactError, ConfigError, UserError
+from cadiff.evaluate.ledger import NAME, read_ledger
+from cadiff.experiments import steps
 from cadiff.runs import LOCK
 from cadiff.sweep import Given, describe, plan_sweep, run_sweep
 from cadiff.sweep.drive import Work, drive
 from cadiff.sweep.executors import parse_slurm
 from cadiff.sweep.plan import place
+from cadiff.sweep.work import make_cell
 
 ROWS = """
 corpus: []
@@ -164,34 +170,42 @@ def test_another_sweep_in_the_folder_is_refused_and_other_peoples_folders_too(
     assert made == []
 
 
-def test_two_runs_never_make_one_stage_at_once(write, made, tmp_path):
-    """With slots for all runs, only those start whose missing stages nobody else is making."""
-    plan = plan_sweep(
-        write(
-            "rows:\n  - {name: a}\n  - {name: b, set: {attend.gamma_f: 1}}\n  - {name: c, baseline: ridge-pixels}\n"
-        )
+def test_a_run_starts_as_soon_as_nobody_else_makes_what_it_needs(tmp_path, monkeypatch):
+    """One further down does not wait for it; and two never make one stage at once."""
+    monkeypatch.setattr("cadiff.sweep.drive.POLL_S", 0)
+    needs = {"a": {"subject", "phase 1", "a"}, "b": {"subject", "phase 1", "b"}, "c": {"other subject"}}
+    there: set[str] = set()
+    ended: dict[str, int] = {}
+
+    class Known(Work):
+        def missing(self, planned: Any):
+            return needs[planned] - there
+
+        def folder(self, planned: Any):
+            return tmp_path / planned
+
+    def start(out, cell, slot):
+        return SimpleNamespace(poll=lambda: ended.get(cell.name), stop=lambda: None)
+
+    news = iter(
+        [
+            (["a", "c"], lambda: there.add("subject")),
+            (["a", "c"], lambda: there.add("phase 1")),
+            (["a", "c"], lambda: ended.update(c=0)),  # no slot is free until now
+            (["a", "b"], lambda: ended.update(a=0)),
+            (["b"], lambda: ended.update(b=0)),
+        ]
     )
-    work = Work(tmp_path, plan.cells)
-    running, most = [], []
 
-    class Never:
-        def start(self, out, cell, slot):
-            running.append(cell.parent.name)
-            return self
+    def watch(running):
+        if running:
+            expected, happens = next(news)
+            assert running == expected
+            happens()
 
-        def poll(self):
-            return 0 if len(most) > 3 else None
-
-        def stop(self): ...
-
-    for planned in plan.cells:
-        work.folder(planned).mkdir(parents=True)
-    events = drive(work, Never(), None, watch=most.append)
-    next(events)
-    assert (
-        running[0] == "a" and "b" not in running[:1] and "c" not in running[:1]
-    )  # both need the subject that a makes
-    events.close()
+    cells, executor = cast("Any", list(needs)), cast("Any", SimpleNamespace(start=start))
+    events = drive(Known(tmp_path, cells), executor, 2, watch=watch)
+    assert [event.planned for event in events] == ["c", "a", "b"] and not list(news)
 
 
 @pytest.mark.parametrize(
@@ -211,6 +225,28 @@ def test_a_subject_with_other_voxels_than_the_encoder_is_explained(
     assert bool(remarks) == (says is not None)
     if says is not None:
         assert re.search(f"subject has 40 voxels and the encoder in .* {says}", remarks[0])
+
+
+def test_two_runs_are_evaluated_at_once_and_both_count_as_looks(
+    write, begun, linear_brain, tmp_path, monkeypatch
+):
+    data = shutil.copytree(linear_brain, tmp_path / "data")
+    (data / NAME).unlink(missing_ok=True)
+    rows = "".join(f"  - {{name: {name}, baseline: {name}}}\n" for name in ("mean-image", "retrieval"))
+    work = begun(write(f"dataset: {data}\nrows:\n{rows}"), tmp_path / "out")
+    together, alone = Barrier(2), steps._evaluate
+
+    def evaluate(*about):
+        together.wait(60)
+        alone(*about)
+
+    monkeypatch.setattr(steps, "_evaluate", evaluate)
+    with ThreadPoolExecutor(2) as threads:
+        codes = threads.map(lambda planned: make_cell(work.out, work.folder(planned)), work.cells)
+        assert list(codes) == [0, 0]
+    looks, intact = read_ledger(data / NAME)
+    assert intact and [look["look"] for look in looks] == [1, 2]
+    assert looks[0]["systems"] != looks[1]["systems"]
 
 
 def test_places_are_names_that_tell_the_stage(write, made):

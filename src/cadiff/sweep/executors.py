@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 from cadiff.errors import ConfigError, MissingExtraError
+from cadiff.sweep.warm import Warm, can_fork
 
 SLURM = {
     "gpus": "slurm_gpus_per_node",
@@ -44,6 +46,10 @@ class Executor(Protocol):
         """Makes the cell in folder `cell`; `slot` counts from 0 and is free."""
         ...
 
+    def close(self) -> None:
+        """Gives back what it holds, after the last cell."""
+        ...
+
 
 def work_command(out: Path, cell: Path, processes: int, watch: int | None = None) -> list[str]:
     """The command that makes one cell."""
@@ -74,16 +80,30 @@ class Local:
 
     def __init__(self, jobs: int, processes: int = 1) -> None:
         self.jobs, self.processes = jobs, processes
+        self._warm: Warm | None = None
 
-    def start(self, out: Path, cell: Path, slot: int) -> LocalRun:
+    def start(self, out: Path, cell: Path, slot: int) -> Running:
         """As `Executor`."""
-        command = work_command(out, cell, self.processes, os.getpid())
         environment = {**os.environ, **shares(slot, self.jobs, self.processes, gpus(), os.environ)}
-        with (cell / "log.txt").open("ab") as log:
+        log = cell / "log.txt"
+        if can_fork() and self.processes == 1:
+            if self._warm is None or self._warm.process.poll() is not None:
+                self.close()
+                self._warm = Warm(environment, log)
+            with suppress(EOFError):  # a fresh interpreter will say what is wrong
+                return self._warm.start(work_command(out, cell, 1), environment, log)
+        command = work_command(out, cell, self.processes, os.getpid())
+        with log.open("ab") as file:
             process = subprocess.Popen(
-                command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+                command, stdout=file, stderr=subprocess.STDOUT, env=environment, start_new_session=True
             )
         return LocalRun(process)
+
+    def close(self) -> None:
+        """As `Executor`."""
+        if self._warm is not None:
+            self._warm.close()
+            self._warm = None
 
 
 def shares(
@@ -156,6 +176,9 @@ class Cluster:
         self._executor = self._executor or self._submitter(submitit, self._folder)
         command = work_command(out.resolve(), cell.resolve(), self._processes)
         return ClusterRun(self._executor.submit(ClusterCell(command, str(cell.resolve() / "log.txt"))))
+
+    def close(self) -> None:
+        """As `Executor`."""
 
 
 class ClusterCell:

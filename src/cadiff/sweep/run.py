@@ -94,6 +94,7 @@ def run_sweep(
             announce(f"note: {remark}")
         return _run(sweep, out, executor, jobs, announce, show)
     finally:
+        executor.close()
         unlock_folder(lock)
 
 

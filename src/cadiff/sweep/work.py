@@ -47,7 +47,7 @@ def make_cell(out: Path, folder: Path, *, processes: int = 1, only: str | None =
             if step.done(target):
                 continue
             write_json(folder / "status.json", {"status": "waiting", "step": step.name, "stage": target.name})
-            with FileLock(_lock_of(step, target)):
+            with FileLock(_lock_of(target)):
                 if step.done(target):
                     continue
                 print(step.line or step.name, flush=True)
@@ -75,11 +75,10 @@ def make_cell(out: Path, folder: Path, *, processes: int = 1, only: str | None =
     return 0
 
 
-def _lock_of(step: Step, target: Path) -> Path:
-    """Of the stage; evaluations take turns, since each writes a line into the dataset's ledger of looks."""
+def _lock_of(target: Path) -> Path:
     locks = target.parent / ".locks"
     locks.mkdir(parents=True, exist_ok=True)
-    return locks / ("evaluate" if step.name == "evaluate" else target.name)
+    return locks / target.name
 
 
 def in_a_sentence(error: BaseException) -> str:
@@ -152,6 +151,12 @@ def _watch(pid: int) -> None:
     threading.Thread(target=loop, daemon=True).start()
 
 
+def quieten() -> None:
+    """Libraries that are imported from now on speak of errors only."""
+    for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
+        os.environ.setdefault(name, "error")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of `python -m cadiff.sweep.work`."""
     parser = argparse.ArgumentParser(prog="cadiff.sweep.work")
@@ -163,8 +168,7 @@ def main(arguments: list[str] | None = None) -> int:
     given: Any = parser.parse_args(arguments)
     if given.watch:
         _watch(given.watch)
-    for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
-        os.environ.setdefault(name, "error")
+    quieten()
     if given.only:
         takes_part(together=True)
     try:
