@@ -38,8 +38,8 @@ from cadiff.sharing import average_gradients, send_from_main, shared_batches, to
 
 Batch = Any
 LossFunction = Callable[[Batch, torch.Generator], Mapping[str, Tensor]]
-COMPILED = 2_000
-"""Steps from which compiling is won back: on an H100 it takes 15 to 70 s, and a step at the published sizes gains 10 to 70 ms."""
+COMPILED = 10_000
+"""Steps from which compiling is won back: on an H100 it takes 15 s (phase 1) to over two minutes (tuning)."""
 
 
 class FitConfig(Config):

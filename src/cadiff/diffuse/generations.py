@@ -19,10 +19,10 @@ SHARE = 4
 
 
 def generation_strengths(config: ReconstructConfig) -> list[float]:
-    """Share of the denoising steps of each generation: those of `strength` first, then from nearly all to `rerank_strength`."""
-    rounds, last = config.rerank_rounds, config.rerank_strength
-    later = [1 - (1 - last) * i / (rounds - 1) for i in range(1, rounds)]
-    return [config.strength, *later]
+    """Share of the denoising steps of each generation, in equal strides from `strength` to `rerank_strength`."""
+    rounds, first = config.rerank_rounds, config.strength
+    stride = (config.rerank_strength - first) / max(1, rounds - 1)
+    return [first + stride * i for i in range(rounds)]
 
 
 class Samples:

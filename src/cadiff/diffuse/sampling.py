@@ -20,6 +20,7 @@ from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepSchedu
 from torch import Tensor
 
 from cadiff.diffuse.conditioner import Condition
+from cadiff.diffuse.static import static_context
 from cadiff.errors import ConfigError
 
 SchedulerName = Literal["pndm", "ddim", "dpm++", "unipc", "euler"]
@@ -118,7 +119,7 @@ def denoise(
             torch.cat([null.context, condition.context]), torch.cat([null.time, condition.time])
         )
     latents, timesteps = _begin(scheduler, noise, guess, strength, num_inference_steps, device)
-    with autocast(precision, device):
+    with autocast(precision, device), static_context(unet, condition.context):
         for timestep in timesteps:
             x = scheduler.scale_model_input(torch.cat([latents, latents]) if guided else latents, timestep)
             epsilon = unet(

@@ -129,7 +129,7 @@ class ReconstructConfig(Config):
     rerank_rounds: int = Field(1, ge=1)
     """Generations of samples: each after the first is drawn around the likeliest quarter so far (Kneeland et al. 2023)."""
     rerank_strength: float = Field(0.5, gt=0, lt=1)
-    """Share of the denoising steps that the last generation takes; those before it take more, the first all."""
+    """Share of the denoising steps that the last generation takes; the first takes `strength`, the rest go in equal strides."""
     rerank_features: tuple[str, ...] | None = None
     """Also of class_start. What the encoding model predicts voxels from (docs/rivals.md); none: what suits the pictures."""
     importance: bool = True
