@@ -70,7 +70,7 @@ def test_no_hyperparameter_became_a_flag():
         "--image-mae", "--verify", "--stimuli", "--against", "--pattern", "--table", "--test", "--fraction", "--folds",
         "--by", "--seed", "--html", "--json", "--length", "--normalise", "--protocol", "--data", "--corpus", "--weights",
         "--ema", "--vram", "--precision", "--rerank", "--fitted", "--model", "--kind",
-        "--jobs", "--processes", "--slurm", "--dry-run", "--list",
+        "--jobs", "--processes", "--slurm", "--dry-run", "--page", "--list",
         "--gpu", "--measured", "--size", "--batch", "--compile", "--repeats", "--seconds", "--markdown", "--profile",
     }  # fmt: skip
     assert set.union(*(flags(verb) for verb in VERBS)) <= allowed

@@ -17,7 +17,7 @@ from cadiff.errors import ArtifactError, ConfigError, UserError
 from cadiff.evaluate.ledger import NAME, read_ledger
 from cadiff.experiments import steps
 from cadiff.runs import LOCK
-from cadiff.sweep import Given, describe, plan_sweep, run_sweep
+from cadiff.sweep import Given, compare_made, describe, plan_sweep, run_sweep
 from cadiff.sweep.drive import Work, drive
 from cadiff.sweep.executors import parse_slurm
 from cadiff.sweep.plan import place
@@ -36,6 +36,20 @@ rows:
 
 def sweep(table, out, executor, **options):
     return run_sweep(table, out, executor=executor, jobs=1, show=False, **options)
+
+
+def test_what_is_there_is_compared_without_running_anything(write, made, executor, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(ArtifactError, match="holds no sweep"):
+        compare_made(write(ROWS), out)
+    sweep(write("corpus: []\nrows: [{name: CAD}]"), out, executor)
+    table, before = write(ROWS), len(made)
+    outcome = compare_made(table, out)
+    assert set(outcome.failed.values()) == {"not made yet"} and len(outcome.failed) == outcome.num_cells - 1
+    found = pd.read_csv(out / "results.tsv", sep="\t")
+    assert set(found.query("status == 'done'")["row"]) == {"CAD"}
+    assert outcome.page is not None and "not made yet" in outcome.page.read_text()
+    assert len(made) == before
 
 
 def test_a_stage_is_made_once_for_all_runs_that_share_it(write, made, executor, tmp_path):

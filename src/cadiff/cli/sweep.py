@@ -58,6 +58,9 @@ def sweep(
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and show the plan.")] = False,
+    page: Annotated[
+        bool, typer.Option("--page", help="Only compare what is there, also while the sweep goes on.")
+    ] = False,
     list_: Annotated[bool, typer.Option("--list", help="List the tables that come with cadiff.")] = False,
 ) -> None:
     """Make every run of a table, stages that runs share once, and compare them on one page.
@@ -65,6 +68,7 @@ def sweep(
     - `cadiff sweep --list`
     - `cadiff sweep mine.yaml --dry-run`
     - `cadiff sweep mine.yaml --out runs/mine --jobs 4`
+    - `cadiff sweep mine.yaml --out runs/mine --page`
     - `cadiff sweep table-2 --dataset data/god-3 --corpus data/hcp --weights weights --out runs/table-2 --slurm partition=gpu`
 
     docs/sweeps.md describes the file. A run that fails does not stop the others (exit code 1 at the end); the same command goes
@@ -81,7 +85,7 @@ def sweep(
         raise ConfigError(
             f"Say where the runs shall go: cadiff sweep {table} --out FOLDER; or --dry-run to see the plan."
         )
-    from cadiff.sweep import Given, describe, plan_sweep, run_sweep
+    from cadiff.sweep import Given, compare_made, describe, plan_sweep, run_sweep
     from cadiff.sweep.executors import Cluster, Executor, Local, parse_slurm
 
     given = Given(_datasets(dataset or []), tuple(corpus or ()), weights, prior, tuple(set_ or ()))
@@ -89,6 +93,11 @@ def sweep(
     if dry_run or out is None:
         for line in describe(plan_sweep(table, given), out):
             typer.echo(line)
+        return
+    if page:
+        outcome = compare_made(table, out, given)
+        typer.echo(f"{outcome.num_cells - len(outcome.failed)} of {outcome.num_cells} runs are there.")
+        typer.echo(f"comparison: {outcome.page.resolve()}" if outcome.page else "no run is scored yet")
         return
     if settings is None:
         jobs = jobs or 1

@@ -7,7 +7,17 @@ run.py      all of it                        results.py    results.tsv, results.
 """
 
 from cadiff.sweep.cells import Given
-from cadiff.sweep.run import Outcome, Sweep, describe, plan_sweep, run_sweep
+from cadiff.sweep.run import Outcome, Sweep, compare_made, describe, plan_sweep, run_sweep
 from cadiff.sweep.table import read_table, shipped_tables
 
-__all__ = ["Given", "Outcome", "Sweep", "describe", "plan_sweep", "read_table", "run_sweep", "shipped_tables"]
+__all__ = [
+    "Given",
+    "Outcome",
+    "Sweep",
+    "compare_made",
+    "describe",
+    "plan_sweep",
+    "read_table",
+    "run_sweep",
+    "shipped_tables",
+]

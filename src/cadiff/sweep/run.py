@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cadiff.artifacts import provenance, refuse_existing, write_json
+from cadiff.errors import ArtifactError
 from cadiff.runs import lock_folder, only_locked, unlock_folder
 from cadiff.sweep.cells import Cell, Given, expand
 from cadiff.sweep.drive import Event, Work, drive
@@ -96,6 +97,27 @@ def run_sweep(
     finally:
         executor.close()
         unlock_folder(lock)
+
+
+def compare_made(table: str | Path, out: Path, given: Given | None = None) -> Outcome:
+    """Compares the runs of a table that are there, while others are still being made or after an interruption; runs nothing.
+
+    Raises:
+        UserError: as `run_sweep`; or `out` holds no sweep.
+    """
+    from cadiff.sweep.results import write_results
+
+    if not (out / RECORD).is_file():
+        raise ArtifactError(
+            f"{out} holds no sweep to compare runs of: begin one with cadiff sweep {table} --out {out}."
+        )
+    sweep = plan_sweep(table, given)
+    work, errors = Work(out, sweep.cells), dict[str, str]()
+    for planned in sweep.cells:
+        (scored,) = (place(s, planned.keys[s.name]) for s in planned.steps if s.name == "evaluate")
+        if scored in work.missing(planned):
+            errors[planned.cell.name] = str(work.status(planned).get("error") or "not made yet")
+    return Outcome(write_results(sweep.source, work, errors, sweep.remarks), errors, len(sweep.cells))
 
 
 def _run(
