@@ -224,7 +224,11 @@ def test_a_run_starts_as_soon_as_nobody_else_makes_what_it_needs(tmp_path, monke
 
 @pytest.mark.parametrize(
     ("length", "says"),
-    [(64, r"reads 64: it is filled up \(wrap\)"), (32, "reads 32: the last 8 are left out"), (40, None)],
+    [
+        (64, r"reads 64: its last 24 places repeat them"),
+        (32, "reads 32: the last 8 are left out"),
+        (40, None),
+    ],
 )
 def test_a_subject_with_other_voxels_than_the_encoder_is_explained(
     write, made, linear_brain, tmp_path, monkeypatch, length, says

@@ -204,29 +204,23 @@ def _refuse_unscorable(dataset: Path) -> None:
 
 
 def voxels_remark(planned: Planned) -> str | None:
-    """A sentence where a subject is read by an encoder of another length; None where lengths agree."""
+    """A sentence where a subject is read by an encoder of another length; None where they agree up to whole patches."""
     sources = planned.sources
     if sources.encoder is None or sources.dataset is None:
         return None
     from cadiff.contrast import load_encoder
     from cadiff.data.dataset import BrainDataset
-    from cadiff.data.preprocess import choose_voxels
+    from cadiff.data.preprocess import choose_voxels, length_remark
 
     data, preprocess = BrainDataset.open(sources.dataset), planned.configs["contrast"].preprocess
     num = len(choose_voxels(len(data.voxels), preprocess.rois, data.voxels))
-    length = load_encoder(sources.encoder)[0].config.num_voxels
-    if num == length:
+    size = load_encoder(sources.encoder)[0].config
+    how = length_remark(num, size.num_voxels, preprocess.length_policy, patch_size=size.patch_size)
+    if how is None:
         return None
-    how = (
-        f"the last {num - length} are left out"
-        if num > length
-        else f"it is filled up ({preprocess.length_policy})"
-    )
-    if preprocess.length_policy == "stretch":
-        how = "they are interpolated to its length"
     return (
-        f"{planned.cell.subject} has {num} voxels and the encoder in {sources.encoder} reads {length}: {how}, and which voxel is "
-        "where is another than in the subjects that the encoder learnt from."
+        f"{planned.cell.subject} has {num} voxels and the encoder in {sources.encoder} reads {size.num_voxels}: {how}, and "
+        "which voxel is where is another than in the subjects that the encoder learnt from."
     )
 
 
