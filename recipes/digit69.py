@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,6 +39,8 @@ CANVAS, SIDE, SEED, FOLDS = 32, 28, 0, 5
 STRENGTHS, GUIDANCES = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0), (1.0, 2.0)
 CHOICE_SAMPLES, SAMPLES = 8, 32
 METRICS = {"pcc": pixel.pcc, "mse": pixel.mse, "ssim": pixel.ssim}
+Changes = Mapping[str, Sequence[str] | None]
+"""Stage -> what differs from the preset digit69, as `key=value`; None leaves the stage out."""
 
 
 def main(source: Path, prior: Path, out: Path) -> None:
@@ -54,7 +58,9 @@ def main(source: Path, prior: Path, out: Path) -> None:
         print_table(title, parts)
 
 
-def score_fold(data: BrainDataset, test: list[str], prior: Path, out: Path) -> dict:
+def score_fold(
+    data: BrainDataset, test: list[str], prior: Path, out: Path, changes: Changes | None = None
+) -> dict:
     """Per-image scores of every method on the test stimuli, and what was chosen without them."""
     done = out / "scores.json"
     if done.is_file():
@@ -63,17 +69,18 @@ def score_fold(data: BrainDataset, test: list[str], prior: Path, out: Path) -> d
     inner = [train[i] for i in k_folds(train, FOLDS, SEED)[0][1]]
     training = BrainDataset.open(resplit_once(data, test, out / "data"))
     without_test = BrainDataset.open(keep(training, train, inner, out / "inner"))
-    settings = choose(without_test, prior, out / "inner-runs")
-    pipe = tune(training, prior, out / "runs")
+    settings = choose(without_test, prior, out / "inner-runs", changes)
+    pipe = tune(training, prior, out / "runs", changes)
     rows = training.rows("test")
     ids = [str(name) for name in training.trials["stimulus_id"].to_numpy()[rows]]
     truth = crop(training.images(ids))
     samples = crop(draw(pipe, training.betas[rows], SAMPLES, **settings))  # (n, SAMPLES, 28, 28)
     methods = baselines(training, ids, rows)
     _, guess = pipe.condition(training.betas[rows])
-    with torch.no_grad():
-        blurry = to_uint8(decode(pipe.vqvae, guess, pipe.vqvae.config["scaling_factor"]))
-    methods["latent start alone, decoded"] = crop(blurry)
+    if guess is not None:
+        with torch.no_grad():
+            blurry = to_uint8(decode(pipe.vqvae, guess, pipe.vqvae.config["scaling_factor"]))
+        methods["latent start alone, decoded"] = crop(blurry)
     methods["cadiff, mean of samples"] = samples.mean(1)
     found = {name: score(pictures, truth) for name, pictures in methods.items()}
     single = [score(samples[:, k], truth) for k in range(SAMPLES)]
@@ -83,12 +90,13 @@ def score_fold(data: BrainDataset, test: list[str], prior: Path, out: Path) -> d
     return result
 
 
-def choose(data: BrainDataset, prior: Path, out: Path) -> dict[str, float]:
+def choose(data: BrainDataset, prior: Path, out: Path, changes: Changes | None = None) -> dict[str, float]:
     """The sampling settings whose mean of samples correlates best with the held-out pictures."""
-    pipe, rows = tune(data, prior, out), data.rows("test")
+    pipe, rows = tune(data, prior, out, changes), data.rows("test")
+    started = pipe.condition(data.betas[rows[:1]])[1] is not None
     truth = crop(data.images([str(name) for name in data.trials["stimulus_id"].to_numpy()[rows]]))
     quality = {}
-    for strength, guidance in product(STRENGTHS, GUIDANCES):
+    for strength, guidance in product(STRENGTHS if started else (1.0,), GUIDANCES):
         settings = {"strength": strength, "guidance_scale": guidance}
         means = crop(draw(pipe, data.betas[rows], CHOICE_SAMPLES, **settings)).mean(1)
         quality[strength, guidance] = float(np.mean(pixel.pcc(means[..., None], truth[..., None])))
@@ -100,16 +108,19 @@ def choose(data: BrainDataset, prior: Path, out: Path) -> dict[str, float]:
     return {"strength": strength, "guidance_scale": guidance}
 
 
-def tune(data: BrainDataset, prior: Path, out: Path) -> FmriToImagePipeline:
+def tune(data: BrainDataset, prior: Path, out: Path, changes: Changes | None = None) -> FmriToImagePipeline:
     """Phases 1 and 2 and the diffusion model on the training trials of `data`, with the preset digit69."""
-    encoder = contrast(stage_config("contrast", "digit69"), [data.folder], out / "contrast", resume=True)
-    config = stage_config("attend", "digit69")
-    encoder = attend(config, data.folder, encoder, out / "attend", image_mae=prior, resume=True)
-    config = stage_config("diffuse", "digit69")
+    own: dict[str, Any] = {"contrast": (), "attend": (), "diffuse": (), **(changes or {})}
+    config = stage_config("contrast", "digit69", own["contrast"])
+    encoder = contrast(config, [data.folder], out / "contrast", resume=True)
+    if own["attend"] is not None:
+        config = stage_config("attend", "digit69", own["attend"])
+        encoder = attend(config, data.folder, encoder, out / "attend", image_mae=prior, resume=True)
+    config = stage_config("diffuse", "digit69", own["diffuse"])
     return open_pipeline(diffuse(config, data.folder, encoder, out / "diffuse", prior=prior, resume=True))
 
 
-def draw(pipe: FmriToImagePipeline, betas: np.ndarray, samples: int, **settings: float) -> np.ndarray:
+def draw(pipe: FmriToImagePipeline, betas: np.ndarray, samples: int, **settings: Any) -> np.ndarray:
     """Pictures uint8 (n, samples, 32, 32, 3)."""
     config = stage_config("reconstruct", "digit69")
     pipe.set_progress_bar_config(disable=True)

@@ -175,10 +175,11 @@ def test_snr_is_signal_over_noise_of_repeats():
     assert voxel_snr(betas, np.arange(4000).astype(str)) is None
 
 
-def test_steps_are_the_published_epochs_and_fewer_for_small_pictures():
+def test_steps_are_the_published_epochs_but_neither_many_for_small_pictures_nor_few_for_few_trials():
     assert steps(None, 150, 1200, 24, 112, 400) == 7500
     assert steps(None, 150, 1200, 24, 64, 400) == 400
-    assert steps(None, 150, 30, 24, 64, 400) == 188
+    for size in (64, 112):  # epochs would be 23
+        assert steps(None, 50, 30, 64, size, 300) == 300
     assert steps(7, 150, 1200, 24, 112, 400) == 7
 
 
