@@ -68,7 +68,7 @@ class FitConfig(Config):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 on CUDA, fp32 elsewhere."""
     compile: bool | None = None
-    """Compile the repeated blocks of networks, which takes up to a minute before the first step; null: on CUDA, for so many
+    """Compile the repeated blocks of networks, which may take minutes before the first step; null: on CUDA, for so many
     steps that it pays."""
     graph: bool | None = None
     """Replay each step as one CUDA graph, several times faster with small batches; null: in phases 1 and 2 and in tuning, on

@@ -9,6 +9,7 @@ import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 
 from cadiff.diffuse.attention import write_out_wide_heads
+from cadiff.priors.published import published_sizes
 
 
 @pytest.fixture
@@ -49,3 +50,10 @@ def test_narrow_heads_and_cpus_keep_theirs(prior, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert write_out_wide_heads(unet) == 0
     assert set(processors(unet)) == {AttnProcessor2_0}
+
+
+def test_every_head_of_the_published_network_is_wide():
+    with torch.device("meta"):
+        unet = published_sizes().unet
+    layers = [m for m in unet.modules() if isinstance(m, Attention)]
+    assert write_out_wide_heads(unet) == len(layers) == 32

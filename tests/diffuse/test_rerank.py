@@ -12,9 +12,11 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from tqdm import tqdm
 
 from cadiff.config import load_config
-from cadiff.diffuse.controls import derangement
+from cadiff.diffuse.controls import Rows, derangement
+from cadiff.diffuse.drawing import Drawing, Pick
 from cadiff.diffuse.reconstruct import ReconstructConfig, reconstruct
 from cadiff.diffuse.rerank import Reranker, open_encoding
 from cadiff.encoding import EncodingModel
@@ -27,7 +29,7 @@ class Brightness:
     def log_likelihood(self, betas: np.ndarray, images: np.ndarray, repeats: np.ndarray) -> np.ndarray:
         return -repeats[:, None] * np.abs(betas - images.mean(axis=(1, 2, 3)))
 
-    def weights(self, likelihood: np.ndarray) -> np.ndarray:
+    def weights(self, likelihood: np.ndarray, of_mean: bool = False) -> np.ndarray:
         found = np.exp(likelihood - likelihood.max(axis=1, keepdims=True))
         return found / found.sum(axis=1, keepdims=True)
 
@@ -103,8 +105,8 @@ def test_generations_are_drawn_around_the_likeliest_and_only_where_betas_are_rea
     reranker, kept, drawing = run(
         "order", betas=((44.0,), (44.0,)), rerank_rounds=3, rerank_strength=0.5, batch_size=64
     )
-    assert [(g, s) for g, s, *_ in drawing.seen] == [(0, 1.0), (1, 0.75), (2, 0.5)]
-    assert [names for *_, names, _ in drawing.seen] == [{"brain", "prior_only"}, {"brain"}, {"brain"}]
+    assert [(g, s) for g, s, *_ in drawing.seen] == [(0, 1.0), (1, 0.75), (2, 0.5), (0, 1.0)]
+    assert [names for *_, names, _ in drawing.seen] == [{"brain"}, {"brain"}, {"brain"}, {"prior_only"}]
     assert [kept["brain"][i] for i in range(3)] == [42, 42, 42]
     assert [kept["brain"][i] for i in range(3, 6)] == [47, 47, 47]
     assert kept["prior_only"] == {i: level for i, level in enumerate((1, 2, 3, 4, 5, 6))}
@@ -128,6 +130,23 @@ def settings(**options: Any) -> ReconstructConfig:
 def pipeline_folder(pipeline, tmp_path):
     pipeline.save_pretrained(tmp_path / "pipeline")
     return tmp_path / "pipeline"
+
+
+def test_a_generation_has_noise_of_its_own_and_stays_near_its_parents(pipeline):
+    rows = {"brain": Rows(pipeline.conditioner.null(1), None, np.zeros(2, np.int64))}
+    drawing = Drawing(settings(num_inference_steps=10), pipeline, rows, 2)
+    picks, bar = [Pick(0, "brain", 0), Pick(1, "brain", 3)], tqdm(disable=True)
+    first = drawing.latents(picks, bar)
+    assert torch.equal(drawing.latents(picks, bar), first)
+    other = drawing.latents(picks, bar, parents=first, strength=0.5, generation=1)
+    again = drawing.latents(picks, bar, parents=first, strength=0.5, generation=2)
+    assert not torch.allclose(other, again)
+    elsewhere = drawing.latents(picks, bar, parents=first + 1.0, strength=0.5, generation=1)
+    assert not torch.allclose(other, elsewhere)
+    near = drawing.latents(picks, bar, parents=first, strength=0.1, generation=1)
+    assert (near - first).abs().mean() < 0.5 * (other - first).abs().mean()
+    alone = drawing.latents(picks[1:], bar, parents=first[1:], strength=0.5, generation=1)
+    torch.testing.assert_close(alone, other[1:])
 
 
 def test_the_bar_ends_at_its_total(pipeline_folder, dataset_folder, tmp_path, capfd):
@@ -210,6 +229,8 @@ def test_what_cannot_be_ranked_is_refused(dataset, dataset_folder, pipeline_fold
         (["rerank=encoding", "num_images_per_trial=1"], "2 or more"),
         (["rerank=encoding", "only_rois=V1"], "silenced voxels"),
         (["rerank_rounds=2"], "set rerank=encoding"),
+        (["rerank=encoding", "rerank_rounds=2", "rerank_mode=mean"], "equally probable beforehand"),
+        (["rerank=encoding", "rerank_rounds=2", "strength=0.3"], r"at most strength \(0.3\)"),
     ):
         with pytest.raises(ConfigError, match=message):
             load_config(ReconstructConfig, "reconstruct", None, overrides)

@@ -52,6 +52,29 @@ def test_what_is_there_is_compared_without_running_anything(write, made, executo
     assert len(made) == before
 
 
+def test_two_comparisons_at_once_leave_a_page_and_no_error(write, made, executor, tmp_path, monkeypatch):
+    """`--page` may be asked for while the sweep itself comes to its end."""
+    from cadiff.sweep import results
+
+    table, out, write_crossed = (
+        write("corpus: []\nrows: [{name: CAD}]"),
+        tmp_path / "out",
+        results.write_crossed,
+    )
+    sweep(table, out, executor)
+
+    def interrupted(*args, **options):
+        page = write_crossed(*args, **options)
+        monkeypatch.setattr(results, "write_crossed", write_crossed)
+        assert compare_made(table, out).page == out / "comparison.html"
+        return page
+
+    monkeypatch.setattr(results, "write_crossed", interrupted)
+    (out / "comparison.html").unlink()
+    assert compare_made(table, out).page == out / "comparison.html"
+    assert sorted(path.name for path in out.glob("*.html")) == ["comparison.html"]
+
+
 def test_a_stage_is_made_once_for_all_runs_that_share_it(write, made, executor, tmp_path):
     table = write("seeds: [0, 1]\nreference: CAD\n" + ROWS.replace("corpus: []\n", ""))
     plan = describe(plan_sweep(table))

@@ -125,6 +125,30 @@ def test_where_an_import_has_touched_a_gpu_a_cell_is_a_fresh_interpreter(gone, t
     assert (tmp_path / "log").read_text().startswith("fresh ['--watch'")
 
 
+def test_the_answer_of_a_cell_that_has_ended_may_be_asked_for_again(tmp_path):
+    """Ctrl-C may come between an answer and its reader; a server that ended then would take all other cells along."""
+    code = (
+        "import torch; torch.cuda._is_in_bad_fork = lambda: True\n"
+        "from cadiff.sweep import serve; serve.PRELOAD = (); serve.main()"
+    )
+    asked = [sys.executable, "-c", code]
+    with subprocess.Popen(asked, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        questions, answers = server.stdin, server.stdout
+        assert questions is not None and answers is not None
+
+        def ask(**question):
+            print(json.dumps({"number": 1, **question}), file=questions, flush=True)
+            return json.loads(answers.readline() or '[1, "gone"]')[1]
+
+        command = [sys.executable, "-c", "raise SystemExit(3)"]
+        pid = ask(command=command, environment={}, log=str(tmp_path / "log"))
+        while (status := ask(pid=pid)) is None:
+            time.sleep(0.05)
+        assert (status, ask(pid=pid)) == (3, 3)
+        questions.close()
+    assert server.returncode == 0
+
+
 def test_where_the_server_cannot_start_a_cell_is_a_fresh_interpreter(tmp_path, monkeypatch):
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\nif 'cadiff.sweep.serve' in sys.orig_argv:\n    sys.exit('no server')\n"

@@ -58,5 +58,5 @@ class Samples:
             return self.pictures[:count]
         shares = np.full(len(self.pictures), 1 / len(self.pictures))
         if self.likelihood is not None:
-            shares = model.weights(self.likelihood[None])[0]
+            shares = model.weights(self.likelihood[None], of_mean=True)[0]
         return np.rint(np.tensordot(shares, self.pictures.astype(float), axes=1)).astype(np.uint8)[None]

@@ -98,19 +98,24 @@ class Reranker:
 
     def kept(self, drawing: Drawing) -> Iterator[tuple[str, int, np.ndarray]]:
         """Condition, number of the picture in it and picture uint8 (H, W, 3), of the pictures that are kept."""
-        cells = [(trial, name) for trial in range(drawing.num_trials) for name in drawing.rows]
         batch, samples = self.config.batch_size, self.num_samples
         size = max(1, batch // samples)
-        groups = [cells[start : start + size] for start in range(0, len(cells), size)]
+        trials = range(drawing.num_trials)
+        # apart, so that every batch of a search is of one size, and compiled once
+        read = _groups([(t, name) for t in trials for name in drawing.rows if name in self._betas], size)
+        others = _groups(
+            [(t, name) for t in trials for name in drawing.rows if name not in self._betas], size
+        )
         strengths = generation_strengths(self.config)
         first, *later = [drawing.calls(strength) for strength in strengths]
-        read = [sum(name in self._betas for _, name in group) for group in groups]
-        calls = first * sum(ceil(len(group) * samples / batch) for group in groups)
-        calls += sum(later) * sum(ceil(count * samples / batch) for count in read)
-        pictures = samples * (first * len(cells) + sum(later) * sum(read))
+        batches = [sum(ceil(len(g) * samples / batch) for g in groups) for groups in (read, others)]
+        calls = first * sum(batches) + sum(later) * batches[0]
+        pictures = first * drawing.total + sum(later) * samples * sum(map(len, read))
         with drawing.compiled(pictures), tqdm(total=calls, desc="pictures", unit="step") as bar:
-            for group in groups:
-                found = self._generations(drawing, group, strengths, bar)
+            for group in read + others:
+                found = self._generations(
+                    drawing, group, strengths if group[0][1] in self._betas else strengths[:1], bar
+                )
                 for (trial, name), kept in zip(group, found, strict=True):
                     for place, picture in enumerate(kept):
                         yield name, trial * self.num_kept + place, picture
@@ -120,17 +125,14 @@ class Reranker:
     ) -> list[np.ndarray]:
         """The pictures that are kept of some cells (trial, condition), which are drawn together."""
         found = [Samples() for _ in group]
+        picks = [Pick(*cell, sample) for cell in group for sample in range(self.num_samples)]
         for generation, strength in enumerate(strengths):
-            drawn = [i for i, (_, name) in enumerate(group) if generation == 0 or name in self._betas]
-            if not drawn:
-                break
-            picks = [Pick(*group[i], sample) for i in drawn for sample in range(self.num_samples)]
-            parents = torch.cat([found[i].parents(self.num_samples) for i in drawn]) if generation else None
+            parents = torch.cat([one.parents(self.num_samples) for one in found]) if generation else None
             latents = drawing.latents(picks, bar, parents=parents, strength=strength, generation=generation)
             pictures = drawing.decoded(latents)
-            for place, i in enumerate(drawn):
-                own = slice(place * self.num_samples, (place + 1) * self.num_samples)
-                found[i].add(pictures[own], latents[own], self._likelihood(*group[i], pictures[own]))
+            for i, (samples, cell) in enumerate(zip(found, group, strict=True)):
+                own = slice(i * self.num_samples, (i + 1) * self.num_samples)
+                samples.add(pictures[own], latents[own], self._likelihood(*cell, pictures[own]))
         for samples, (trial, name) in zip(found, group, strict=True):
             if name in self._betas:
                 self._scores.append((name, trial, samples.drawn))
@@ -146,6 +148,7 @@ class Reranker:
 
     def table(self, stimulus_ids: Sequence[str]) -> pd.DataFrame:
         """Likelihood and posterior weight of every sample, numbered as it was drawn, of the conditions that were ranked."""
+        of_mean = self.config.rerank_mode == "mean"
         rows: list[dict[str, Any]] = [
             {
                 "condition": name,
@@ -157,7 +160,11 @@ class Reranker:
             }
             for name, trial, values in self._scores
             for sample, (value, weight) in enumerate(
-                zip(values, self.model.weights(values[None])[0], strict=True)
+                zip(values, self.model.weights(values[None], of_mean=of_mean)[0], strict=True)
             )
         ]
         return pd.DataFrame(rows)
+
+
+def _groups(cells: list[tuple[int, str]], size: int) -> list[list[tuple[int, str]]]:
+    return [cells[start : start + size] for start in range(0, len(cells), size)]

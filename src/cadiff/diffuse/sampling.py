@@ -78,7 +78,7 @@ def trial_noise(num_trials: int, num_samples: int, shape: tuple[int, int, int], 
 
 
 def sample_noise(trial: int, sample: int, shape: tuple[int, int, int], seed: int) -> Tensor:
-    """Noise of this shape, another one for every trial, sample and seed."""
+    """Noise of this shape, another one for every trial and sample; and for every seed that does not differ by thousands."""
     mixed = (seed * 1_000_003 + trial) * 10_007 + sample
     return torch.randn(shape, generator=torch.Generator().manual_seed(mixed % 2**63))
 

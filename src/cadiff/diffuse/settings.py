@@ -162,6 +162,16 @@ class ReconstructConfig(Config):
             if self.rerank_rounds > 1:
                 raise ValueError("rerank_rounds are rounds of choosing: set rerank=encoding too")
             return self
+        if self.rerank_rounds > 1 and self.rerank_mode == "mean":
+            raise ValueError(
+                "rerank_mode=mean weighs samples that were equally probable beforehand, which those of later rounds are not: "
+                "set rerank_rounds=1, or another mode"
+            )
+        if self.rerank_rounds > 1 and self.rerank_strength > self.strength:
+            raise ValueError(
+                f"rounds are to add less and less noise: set rerank_strength (now {self.rerank_strength:g}) to at most strength "
+                f"({self.strength:g})"
+            )
         if self.num_images_per_trial < 2:
             raise ValueError("rerank chooses among samples: set num_images_per_trial to 2 or more")
         if self.only_rois or self.without_rois:

@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
@@ -46,19 +47,19 @@ def write_results(
     systems = _systems(source, work, opened, errors)
     found = cross(systems, reference=table.reference)
     write_json(work.out / RECORD, {**about, **found})
-    temporary = work.out / f".{PAGE}"
-    temporary.unlink(missing_ok=True)
     label = (table.curve.label or table.curve.x) if table.curve else None
-    write_crossed(
-        found,
-        systems,
-        temporary.with_suffix(".html"),
-        title=table.title or source.name,
-        source=table.source,
-        x_label=label,
-        remarks=remarks,
-    )
-    return temporary.replace(work.out / PAGE)
+    # in a folder of its own: another process may compare meanwhile (--page)
+    with TemporaryDirectory(dir=work.out, prefix=".page.") as scratch:
+        page = write_crossed(
+            found,
+            systems,
+            Path(scratch) / PAGE,
+            title=table.title or source.name,
+            source=table.source,
+            x_label=label,
+            remarks=remarks,
+        )
+        return page.replace(work.out / PAGE)
 
 
 def link(work: Work, planned: Planned) -> None:

@@ -42,11 +42,14 @@ def main() -> int:
     for name in PRELOAD:
         with suppress(ImportError):  # a cell that needs it will say so
             import_module(name)
+    codes: dict[int, int] = {}  # of forks that have ended: an answer that Ctrl-C swallowed is asked for again
     for line in questions:
         asked = json.loads(line)
         if "pid" in asked:
-            ended, status = os.waitpid(asked["pid"], os.WNOHANG)
-            answer = os.waitstatus_to_exitcode(status) if ended else None
+            ended, status = (0, 0) if asked["pid"] in codes else os.waitpid(asked["pid"], os.WNOHANG)
+            if ended:
+                codes[ended] = os.waitstatus_to_exitcode(status)
+            answer = codes.get(asked["pid"])
         else:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 counts OpenBLAS's threads
@@ -57,6 +60,7 @@ def main() -> int:
                 return _become(asked, server)
             with suppress(OSError):  # it has done so itself
                 os.setpgid(answer, answer)
+            codes.pop(answer, None)  # of an earlier one, whose number the system gives again
         answers.write(json.dumps([asked["number"], answer]) + "\n")
         answers.flush()
     return 0
