@@ -1,18 +1,16 @@
 """Answers of frozen networks on disk: the same as without, made again where anything differs, and never in the way."""
 
 import os
-import resource
-import time
-from contextlib import redirect_stderr
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+import frozen_work
 from cadiff import frozen
-from cadiff.errors import DataError
 from cadiff.frozen import cache_folder, kept, network_digest, tensor_digest
+from frozen_work import network
 from launched import launch, nursery
 
 
@@ -21,13 +19,6 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("CADIFF_CACHE", str(tmp_path / "cache"))
     frozen._say_once.cache_clear()
     return tmp_path / "cache" / "frozen"
-
-
-def network(seed: int = 0) -> nn.Linear:
-    linear = nn.Linear(3, 4)
-    for weight in linear.parameters():
-        nn.init.normal_(weight, generator=torch.Generator().manual_seed(seed))
-    return linear
 
 
 class Maker:
@@ -190,18 +181,9 @@ def test_a_folder_that_cannot_be_made_is_one_line_and_no_failure(monkeypatch, tm
     assert str(tmp_path / "file") in said.err and "CADIFF_CACHE" in said.err
 
 
-def _fill(folder: Path) -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-    os.environ["CADIFF_CACHE"] = str(folder / "cache")
-    values = torch.arange(100_000.0)
-    with (folder / "said").open("w") as said, redirect_stderr(said):
-        for about in ({}, {"a": 1}):
-            assert torch.equal(kept("answers", network(), about, lambda: values.clone()), values)
-
-
 def test_a_full_disk_is_one_line_and_no_failure(tmp_path):
     """A process that may write no more than 4 KB into a file, as on a full disk."""
-    process = nursery().Process(target=_fill, args=(tmp_path,))
+    process = nursery().Process(target=frozen_work.fill, args=(tmp_path,))
     process.start()
     process.join(60)
     assert process.exitcode == 0
@@ -255,19 +237,9 @@ def test_what_killed_writers_left_is_removed_and_what_others_write_is_not(folder
     assert not old.exists() and new.exists() and strange.exists()
 
 
-def _ask(folder: Path, number: int) -> None:
-    def make() -> torch.Tensor:
-        (folder / f"made-{number}").write_text("")
-        time.sleep(1)
-        return torch.arange(50_000.0)
-
-    os.environ["CADIFF_CACHE"] = str(folder / "cache")
-    assert torch.equal(kept("answers", network(), {}, make), torch.arange(50_000.0))
-
-
 def test_processes_at_once_make_it_once(tmp_path):
     context = nursery()
-    processes = [context.Process(target=_ask, args=(tmp_path, number)) for number in range(3)]
+    processes = [context.Process(target=frozen_work.ask, args=(tmp_path, number)) for number in range(3)]
     for process in processes:
         process.start()
     for process in processes:
@@ -287,24 +259,6 @@ def test_without_locks_each_makes_it(monkeypatch):
     assert make.calls == 1
 
 
-def _together(folder: Path, where: list[str], fails: bool) -> dict:
-    rank = int(os.environ["RANK"])
-    os.environ["CADIFF_CACHE"] = where[rank]
-    calls = []
-
-    def make() -> torch.Tensor:
-        calls.append(rank)
-        if fails:
-            raise DataError("a picture is gone")
-        return torch.arange(10.0)
-
-    try:
-        values = kept("answers", network(), {}, make)
-    except DataError as error:
-        return {"error": str(error), "calls": len(calls)}
-    return {"values": values.clone(), "calls": len(calls)}
-
-
 @pytest.mark.parametrize(
     ("where", "calls"),
     [
@@ -316,12 +270,12 @@ def _together(folder: Path, where: list[str], fails: bool) -> dict:
 )
 def test_of_processes_that_work_together_the_main_one_makes_it(tmp_path, where, calls):
     where = [name.format(tmp_path) for name in where]
-    found = launch(_together, tmp_path / "out", tmp_path, where, False)
+    found = launch(frozen_work.together, tmp_path / "out", tmp_path, where, False)
     assert [one["calls"] for one in found] == calls
     assert all(torch.equal(one["values"], torch.arange(10.0)) for one in found)
     assert not (tmp_path / "yours").exists()  # only the main one writes
 
 
 def test_processes_that_work_together_end_with_the_error_of_the_main_one(tmp_path):
-    found = launch(_together, tmp_path / "out", tmp_path, [str(tmp_path / "shared")] * 2, True)
+    found = launch(frozen_work.together, tmp_path / "out", tmp_path, [str(tmp_path / "shared")] * 2, True)
     assert [one["error"] for one in found] == ["a picture is gone"] * 2
