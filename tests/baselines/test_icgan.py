@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from contextlib import nullcontext
 
 import numpy as np
 import pandas as pd
@@ -11,6 +13,7 @@ import torch
 from PIL import Image
 from sklearn.linear_model import Ridge
 
+from cadiff.artifacts import read_json
 from cadiff.baselines import icgan as module
 from cadiff.baselines import run_baseline
 from cadiff.baselines.icgan import IcGan
@@ -18,6 +21,8 @@ from cadiff.baselines.matched import Regression
 from cadiff.data.dataset import BrainDataset, write_dataset
 from cadiff.data.splits import average_repeats
 from cadiff.errors import ArtifactError, ConfigError
+from cadiff.evaluate import EvaluateConfig
+from cadiff.evaluate.circular import choosers, refuse_circular
 from cadiff.priors.icgan.features import FeatureConfig
 from cadiff.priors.icgan.folder import load_generator, save_generator
 from cadiff.priors.icgan.layers import initialise
@@ -25,10 +30,14 @@ from cadiff.priors.icgan.networks import Generator, GeneratorConfig
 
 SIZES = GeneratorConfig(image_size=32, channels=2, noise_dim=8, feature_dim=5, embed_dim=6, attention=())
 NUM_VOXELS, NUM_TRAIN, NUM_TEST = 12, 60, 6
+WEIGHTS = b"the file of a network"
 
 
 class Corners:
     """Stands in for the network that sees instances: five numbers that are written into the pictures."""
+
+    def digest(self):
+        return {"swav.pth": hashlib.sha256(WEIGHTS).hexdigest()}
 
     def features(self, images, layers, *, progress=False):
         return {layers[0]: images[:, 0, :5, 0].astype(np.float32)}
@@ -164,6 +173,35 @@ def test_the_folder_has_both_conditions_and_the_fit_can_be_used_again(exact, gen
         return [np.asarray(Image.open(folder / file)) for file in table["file"]]
 
     assert all((a == b).all() for a, b in zip(pictures(out), pictures(again), strict=True))
+
+
+def test_the_networks_that_had_a_say_are_recorded_and_do_not_judge(exact, generator, tmp_path):
+    """The one that the features are of always, that of the inversion where it was asked."""
+    weights = tmp_path / "swav.pth"
+    weights.write_bytes(WEIGHTS)
+    state = load_generator(generator, "cpu").generator.state_dict()
+    swav = FeatureConfig(eye="swav", layer="avgpool")
+    other = save_generator(tmp_path / "swav", SIZES, state, features=swav, about={}, provenance={})
+    inverted = {"noise_steps": 1, "dense_steps": 1}
+    judges = {
+        "swav": EvaluateConfig(judge=None, eyes={"swav": "elsewhere"}),
+        "bytes": EvaluateConfig(judge=None, eyes={"another": str(weights)}),
+        "inversion": EvaluateConfig(judge="efficientnet-lite0"),
+        "none": EvaluateConfig(),
+    }
+    for options, refused in (
+        ({"noise": "drawn", "num_images_per_trial": 1}, {"swav", "bytes"}),
+        ({**inverted, "perceptual_weight": 0.0}, {"swav", "bytes"}),
+        (inverted, {"swav", "bytes", "inversion"}),
+    ):
+        out = tmp_path / "-".join(options)
+        run_baseline("ic-gan", exact.folder, out, generator=other, eye_weights=weights, **options)
+        again = run_baseline("ic-gan", exact.folder, tmp_path / f"{out.name}-again", fitted=out / "model")
+        for folder in (out, again):
+            said = choosers(read_json(folder / "config.json"))
+            for name, judge in judges.items():
+                with pytest.raises(ConfigError, match="circular") if name in refused else nullcontext():
+                    refuse_circular(judge, said, folder)
 
 
 def test_shuffled_brains_draw_something_else(exact, generator):

@@ -99,6 +99,20 @@ def test_a_picture_without_fmri_that_shows_a_held_out_stimulus_is_refused_by_nam
         gather(photos, fewer, config, 0)
 
 
+def test_paths_may_be_paths(photos, tmp_path):
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (20, 20), "red").save(tmp_path / "photos/red.png")
+    options = {**QUICK, "images": tmp_path / "photos"}
+    SsAe.check_options(options)
+    fitted = SsAe.fit(photos, photos.rows("train"), **options)
+    assert fitted.config.images == str(tmp_path / "photos")
+    assert SsAe.from_state(fitted.state(), photos).facts() == fitted.facts()
+    weights = tmp_path / "weights.pth"
+    assert SsAeConfig.model_validate({"eye": weights, "judge": weights}).eye == str(weights)
+    with pytest.raises(ConfigError, match="images"):
+        SsAe.check_options({"images": 3})
+
+
 def test_where_all_pictures_are_alike_a_look_alike_is_left_out_instead(photos, tmp_path, monkeypatch):
     (tmp_path / "digits").mkdir()
     Image.fromarray(photos.image("test-4")).save(tmp_path / "digits" / "copy.png")

@@ -75,6 +75,18 @@ def test_subjects_of_different_size_share_the_longest_length(tiny, make_subject,
     assert load_encoder(contrast(longer, folders, tmp_path / "longer"))[0].config.num_voxels == 48
 
 
+def test_voxels_that_a_given_length_leaves_out_are_counted(tiny, make_subject, tmp_path, recwarn):
+    """One sentence for each dataset that loses some; not a word of one that is filled up."""
+    folders = [make_subject("short", 21, 0), make_subject("long", 38, 1)]
+    settings = config(tiny, fit={"steps": 1}, num_voxels=32)
+    assert load_encoder(contrast(settings, folders, tmp_path / "run"))[0].config.num_voxels == 32
+    (warning,) = recwarn.list
+    assert str(warning.message) == (
+        f"{folders[1]} has 38 voxels and the encoder reads 32: the last 6 are left out. "
+        "Choose voxels by preprocess.rois, or set num_voxels to 40 or more, or to null."
+    )
+
+
 def test_interrupted_run_ends_with_the_same_weights(tiny, make_subject, tmp_path, monkeypatch):
     folder, settings = make_subject(), config(tiny, fit={"steps": 12, "checkpoint_every": 5})
     whole = weights(contrast(settings, [folder], tmp_path / "whole"))

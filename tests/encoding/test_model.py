@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
 
+from cadiff.baselines.ridge import RidgeRetrieval
 from cadiff.data.splits import average_repeats
 from cadiff.encoding import EncodingModel
 from cadiff.encoding.calibrate import Responses, fit_temperature, misfit_share, spread
 from cadiff.encoding.features import Spaces, default_features
 from cadiff.errors import ArtifactError, ConfigError, DataError
+from cadiff.evaluate import EvaluateConfig
+from cadiff.evaluate.circular import choosers, refuse_circular
 
 
 def fit(data, **options):
@@ -171,6 +175,27 @@ def test_the_simulators_own_network_is_pointed_out(make_world, monkeypatch):
     data.description |= {"simulated": True, "classifier": "pixels"}
     with pytest.warns(UserWarning, match="is the truth itself"):
         fit(data)
+
+
+def test_the_weights_of_a_network_are_recorded_as_they_were(make_world, tmp_path, monkeypatch):
+    """So that it can be told from a judge when its file has moved and is called otherwise."""
+    file = tmp_path / "network.pth"
+    file.write_bytes(b"weights")
+
+    def pixels(name, path):
+        return lambda images: images.reshape(len(images), -1) / 255
+
+    monkeypatch.setattr("cadiff.encoding.features._eye", pixels)
+    data = make_world()
+    for fit, part in ((EncodingModel.fit, "encoding"), (RidgeRetrieval.fit, "fitted")):
+        fitted: Any = fit(data, data.rows("train"), features=["gabor", f"mine={file}"])
+        facts = fitted.facts if part == "encoding" else fitted.facts()
+        moved = file.rename(tmp_path / f"{part}.pth")
+        judged = EvaluateConfig(judge=None, eyes={"yours": str(moved)})
+        with pytest.raises(ConfigError, match="circular"):
+            refuse_circular(judged, choosers({"provenance": {part: facts}}), "here")
+        moved.rename(file)
+    assert "feature_weights" not in Spaces(["pixels", "gabor"]).facts()
 
 
 def test_pictures_of_another_size_are_brought_to_the_models(make_world):

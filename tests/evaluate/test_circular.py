@@ -68,6 +68,17 @@ def test_an_evaluation_refuses_what_the_folder_names_and_writes_nothing(
     assert evaluate(pixels, rival, linear_brain, out).is_dir()
 
 
+@pytest.mark.parametrize("part", ["encoding", "fitted"])
+def test_a_network_that_chose_is_known_by_its_weights_wherever_they_are_now(part, weights):
+    """As an encoding model was fitted, its features lay elsewhere and went by another name."""
+    sha256 = sha256_file(weights / "clip" / "model.safetensors")
+    features = {"features": ["gabor", "mine=/gone"], "feature_weights": {"mine=/gone": [sha256]}}
+    said = choosers({"provenance": {part: features}})
+    with pytest.raises(ConfigError, match="circular"):
+        refuse_circular(EvaluateConfig(judge=None, eyes={"yours": f"{weights}/elsewhere"}), said, "here")
+    refuse_circular(EvaluateConfig(judge=f"{weights}/vit"), said, "here")
+
+
 def test_the_network_that_a_decoder_was_trained_against_is_named(weights):
     file = weights / "alexnet.safetensors"
     about = {"provenance": {"fitted": {"eye": {"name": "alexnet", "sha256": sha256_file(file)}}}}

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from filelock import FileLock
 
-from cadiff.artifacts import read_json
+from cadiff.artifacts import read_json, write_json
 from cadiff.errors import ArtifactError, ConfigError, UserError
 from cadiff.evaluate.ledger import NAME, read_ledger
 from cadiff.experiments import steps
@@ -45,11 +45,56 @@ def test_what_is_there_is_compared_without_running_anything(write, made, executo
     sweep(write("corpus: []\nrows: [{name: CAD}]"), out, executor)
     table, before = write(ROWS), len(made)
     outcome = compare_made(table, out)
-    assert set(outcome.failed.values()) == {"not made yet"} and len(outcome.failed) == outcome.num_cells - 1
+    assert outcome.failed == {} and len(outcome.missing) == outcome.num_cells - 1
+    assert set(outcome.missing.values()) == {("not made", "not made yet")}
     found = pd.read_csv(out / "results.tsv", sep="\t")
     assert set(found.query("status == 'done'")["row"]) == {"CAD"}
+    assert set(found.query("row != 'CAD'")["status"]) == {"not made"}
+    assert {row["status"] for row in read_json(out / "results.json")["runs"]} == {"done", "not made"}
     assert outcome.page is not None and "not made yet" in outcome.page.read_text()
     assert len(made) == before
+
+
+def test_a_comparison_tells_what_failed_from_what_runs_and_from_what_nobody_began(
+    write, made, executor, tmp_path
+):
+    out, rows = tmp_path / "out", "rows:\n  - {name: a}\n  - {name: b, set: {attend.gamma_f: 13}}\n"
+    rows += "  - {name: shares, set: {attend.gamma_f: 13, reconstruct.guidance_scale: 3}}\n"
+    first = sweep(write(rows), out, executor)
+    more = "".join(
+        f"  - {{name: {name}, set: {{attend.gamma_f: 0.{i}}}}}\n" for i, name in enumerate("cde", 1)
+    )
+    table = write(rows + more)
+    work = Work(out, plan_sweep(table).cells)
+
+    def claims(name, status):
+        """As left by a process that makes the second phase of a row; its lock."""
+        planned = next(one for one in work.cells if one.cell.row == name)
+        stage = next(place(s, planned.keys[s.name]) for s in planned.steps if s.name == "attend")
+        work.folder(planned).mkdir(parents=True)
+        write_json(work.folder(planned) / "status.json", {"status": status, "step": "attend", "stage": stage})
+        return FileLock(out / "stages" / ".locks" / stage)
+
+    claims("c", "making")  # and was cut off
+    with claims("d", "making"):
+        outcome = compare_made(table, out)
+    assert {name.split("/")[0]: status for name, (status, _) in outcome.missing.items()} == {
+        "b": "failed",
+        "shares": "failed",
+        "c": "not made",
+        "d": "running",
+        "e": "not made",
+    }
+    assert outcome.failed == first.failed  # also the one that was never begun
+    found = pd.read_csv(out / "results.tsv", sep="\t").drop_duplicates("row").set_index("row")
+    assert found["status"].to_dict() == {
+        "a": "done",
+        **{k.split("/")[0]: v.status for k, v in outcome.missing.items()},
+    }
+    assert found["error"]["d"] == "being made now: attend"
+    # what failed under other settings says nothing of these
+    fixed = compare_made(write(rows.replace("13", "0.7")), out)
+    assert {status for status, _ in fixed.missing.values()} == {"not made"}
 
 
 def test_two_comparisons_at_once_leave_a_page_and_no_error(write, made, executor, tmp_path, monkeypatch):

@@ -29,6 +29,7 @@ from cadiff.errors import ArtifactError, ConfigError
 from cadiff.priors.icgan.features import instance_features, open_eye
 from cadiff.priors.icgan.folder import InstanceGan, load_generator
 from cadiff.priors.icgan.invert import InversionConfig, invert
+from cadiff.priors.perceptual import EYE as PERCEPTUAL_EYE
 
 Source = Literal["drawn", "predicted"]
 OFFICIAL = {"features": 500.0, "noise": 1.0, "dense": 100.0}
@@ -52,7 +53,7 @@ class IcGan:
     num_images_per_trial: int
     seed: int
     found: dict[str, Any]
-    """What else was measured: errors of the inversion."""
+    """The networks that had a say, and errors of the inversion."""
 
     @classmethod
     def fit(
@@ -61,7 +62,7 @@ class IcGan:
         rows: np.ndarray,
         *,
         generator: str | Path | None = None,
-        eye_weights: str | None = None,
+        eye_weights: str | Path | None = None,
         protocol: Literal["default", "official"] = "default",
         matching: Matching | None = None,
         noise: Source | None = None,
@@ -102,12 +103,15 @@ class IcGan:
         shown = torch.tensor([names.index(name) for name in ids])
         side = gan.generator.config.image_size
         features = instance_features(eye, gan.features.layer, _pictures(dataset, names), progress=True)
-        targets, found = {"features": features}, {}
+        sha256 = next(iter(eye.digest().values()), None)
+        targets, found = {"features": features}, {"eye": {"name": gan.features.eye, "sha256": sha256}}
         if wanted := [key for key in ("noise", "dense") if chosen[key] == "predicted"]:
             steps = {"noise_steps": noise_steps, "dense_steps": dense_steps if "dense" in wanted else 0}
             config = InversionConfig(perceptual_weight=perceptual_weight, **steps)
             redrawn = invert(gan.generator, dataset.images(names, side), features, config, progress=True)
             found["inversion_error"] = redrawn.errors
+            if perceptual_weight:
+                found["inversion_eye"] = {"name": PERCEPTUAL_EYE}
             targets |= {key: getattr(redrawn, key) for key in wanted}
         regressions = {
             key: Regression.fit(
@@ -160,7 +164,7 @@ class IcGan:
         )
 
     def facts(self) -> dict[str, Any]:
-        """The generator's digest, what is predicted and how, penalties, held-out scores and errors of the inversion."""
+        """The generator's digest, what is predicted and how, penalties, held-out scores, networks, errors of the inversion."""
         about = {"generator": folder_digest(self.gan.folder), "matching": self.matching}
         return {
             **about,

@@ -200,7 +200,7 @@ class RidgeRetrieval:
             seed=seed,
             per_target=per_target,
         )
-        return cls(preprocessor, start, table, images, {"features": list(spaces.names), **ridge.facts()})
+        return cls(preprocessor, start, table, images, {**spaces.facts(), **ridge.facts()})
 
     def reconstruct(
         self, betas: np.ndarray, *, stimulus_ids: Sequence[str], repeats: np.ndarray

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -96,7 +97,12 @@ def sweep(
         return
     if page:
         outcome = compare_made(table, out, given)
-        typer.echo(f"{outcome.num_cells - len(outcome.failed)} of {outcome.num_cells} runs are there.")
+        for cell, error in outcome.failed.items():
+            typer.echo(f"failed: {cell}: {error}", err=True)
+        done = outcome.num_cells - len(outcome.missing)
+        others = Counter(status for status, _ in outcome.missing.values())
+        counts = [f"{done} done", *(f"{count} {status}" for status, count in sorted(others.items()))]
+        typer.echo(f"{outcome.num_cells} {'run' if outcome.num_cells == 1 else 'runs'}: {', '.join(counts)}.")
         typer.echo(f"comparison: {outcome.page.resolve()}" if outcome.page else "no run is scored yet")
         return
     if settings is None:

@@ -136,14 +136,24 @@ def preprocessor_for(
     sizes = encoder.config
     length = None if own_length else sizes.num_voxels
     fitted = fit_preprocessor(dataset, config, patch_size=sizes.patch_size, num_voxels=length)
-    num, policy = len(fitted.voxel_index), config.length_policy
-    if length and (remark := length_remark(num, length, policy, patch_size=sizes.patch_size)):
-        advice = (
-            " Choose voxels by preprocess.rois, or take an encoder of their length." if num > length else ""
-        )
-        chosen = "" if config.rois is None else f" in {', '.join(config.rois)}"
-        warnings.warn(
-            f"{dataset.folder} has {num:,} voxels{chosen} and the encoder reads {length:,}: {remark}.{advice}",
-            stacklevel=1,
-        )
+    if length:
+        warn_of_length(dataset, fitted, "take an encoder of their length")
     return fitted
+
+
+def warn_of_length(dataset: BrainDataset, fitted: Preprocessor, instead: str) -> None:
+    """Warns where the length that an encoder reads does more to the voxels than filling up a patch.
+
+    Args:
+        instead: what helps beside choosing voxels, where there are too many.
+    """
+    num, length, config = len(fitted.voxel_index), fitted.num_voxels, fitted.config
+    remark = length_remark(num, length, config.length_policy, patch_size=fitted.patch_size)
+    if remark is None:
+        return
+    advice = f" Choose voxels by preprocess.rois, or {instead}." if num > length else ""
+    chosen = "" if config.rois is None else f" in {', '.join(config.rois)}"
+    warnings.warn(
+        f"{dataset.folder} has {num:,} voxels{chosen} and the encoder reads {length:,}: {remark}.{advice}",
+        stacklevel=1,
+    )

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cadiff.artifacts import provenance
 from cadiff.config import Config, protocol_of
-from cadiff.contrast.encoder_folder import fit_preprocessor, save_encoder
+from cadiff.contrast.encoder_folder import fit_preprocessor, save_encoder, warn_of_length
 from cadiff.contrast.losses import CrossNegatives, SelfNegatives, SelfViews, double_contrast, masked_error
 from cadiff.contrast.mae import FmriMae, FmriMaeConfig, FmriMaeSize, initialise
 from cadiff.contrast.masking import num_visible, patchify, sparsify
@@ -88,7 +88,8 @@ def contrast(config: ContrastConfig, datasets: Sequence[Path], out: Path, *, res
     """Train the auto-encoder on the trials of `datasets` with split unlabelled or train.
 
     Datasets may be of different subjects with different voxel counts: each is normalised by its own
-    statistics and brought to the common length. The folder keeps the preprocessing of the first one.
+    statistics and brought to the common length. The folder keeps the preprocessing of the first one. Warns where
+    `num_voxels` leaves voxels out.
 
     Returns:
         the encoder folder, `out`/encoder.
@@ -198,4 +199,9 @@ def _pool(config: ContrastConfig, datasets: Sequence[BrainDataset]) -> TrialPool
     ]
     longest = max(preprocessor.num_voxels for preprocessor in fitted)
     common = [replace(p, num_voxels=longest) for p in fitted]  # the statistics do not depend on the length
+    for dataset, preprocessor in zip(datasets, common, strict=True):
+        if (count := len(preprocessor.voxel_index)) > longest:
+            warn_of_length(
+                dataset, preprocessor, f"set num_voxels to {-(-count // size) * size:,} or more, or to null"
+            )
     return TrialPool(datasets, common, _rows(datasets))

@@ -22,6 +22,7 @@ from PIL import Image
 
 from cadiff.data import gabor
 from cadiff.errors import ConfigError, DataError
+from cadiff.evaluate.circular import digests
 from cadiff.evaluate.settings import EvaluateConfig
 
 LARGEST = 32
@@ -192,6 +193,12 @@ class Spaces:
     def __call__(self, images: np.ndarray) -> list[np.ndarray]:
         """uint8 (n, H, W, 3) -> one float32 (n, F) a space."""
         return [self._extract(name, images) for name in self.names]
+
+    def facts(self) -> dict[str, Any]:
+        """`features`, their names; `feature_weights`, SHA-256 of those that are networks at a path, by name."""
+        paths = {name: name.partition("=")[2] for name in self.names}
+        weights = {name: digests(path) for name, path in paths.items() if path}
+        return {"features": list(self.names), **({"feature_weights": weights} if weights else {})}
 
     def _extract(self, name: str, images: np.ndarray) -> np.ndarray:
         if name not in self._opened:

@@ -149,7 +149,7 @@ class EncodingModel:
             temperature=found_out.temperature,
             mean_temperature=found_out.mean_temperature,
             image_shape=(images.shape[1], images.shape[2]),
-            facts=_facts(spaces.names, mixture, measured, found_out),
+            facts=_facts(spaces, mixture, measured, found_out),
             trained_on=trained_on(dataset, rows),
         )
 
@@ -272,11 +272,9 @@ def _noise_variance(dataset: BrainDataset, preprocessor: Preprocessor) -> np.nda
     return 1.0 - np.where(np.isfinite(ceiling), ceiling, np.median(known)) if known.size else None
 
 
-def _facts(
-    features: Sequence[str], mixture: np.ndarray, measured: Measured, found_out: Calibration
-) -> dict[str, Any]:
+def _facts(spaces: Spaces, mixture: np.ndarray, measured: Measured, found_out: Calibration) -> dict[str, Any]:
     return {
-        "features": list(features),
+        **spaces.facts(),
         "mean_share_of_features": mixture.mean(axis=0).tolist(),
         "voxels_of_penalty": _counts(PENALTIES[measured.choice.penalty]),
         "held_out_r2": {

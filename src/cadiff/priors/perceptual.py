@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from cadiff.vision import load_classifier
 
+EYE = "efficientnet-lite0"
+"""The network whose maps are compared."""
+
 
 class PerceptualDistance(nn.Module):
     """Squared difference of inner maps, summed over channels and maps, averaged over places and pictures.
@@ -23,7 +26,7 @@ class PerceptualDistance(nn.Module):
     def __init__(self, size: int, num_maps: int = 6) -> None:
         super().__init__()
         self.size = size
-        self.network: Any = load_classifier("efficientnet-lite0", device="cpu")._network
+        self.network: Any = load_classifier(EYE, device="cpu")._network
         widths = [block._block_args.output_filters for block in self.network._blocks]
         ends = [place for place in range(len(widths) - 1) if widths[place] != widths[place + 1]]
         self.taps = ends[:num_maps]

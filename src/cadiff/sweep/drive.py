@@ -6,14 +6,24 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
+
+from filelock import FileLock, Timeout
 
 from cadiff.artifacts import read_json
 from cadiff.errors import ArtifactError
 from cadiff.sweep.executors import Executor, Running
-from cadiff.sweep.plan import CELLS_FOLDER, STAGES_FOLDER, Planned, place
+from cadiff.sweep.plan import CELLS_FOLDER, STAGES_FOLDER, Planned, lock_of, place
 
 POLL_S = 0.2
+
+
+class Missing(NamedTuple):
+    """A cell that has no score."""
+
+    status: Literal["failed", "running", "not made"]
+    why: str
+    """In words, for results and pages."""
 
 
 @dataclass
@@ -57,6 +67,32 @@ class Work:
         except ArtifactError:
             return {}
 
+    def standing(self, planned: Planned) -> Missing:
+        """Of a cell without a score, by its status.json and the lock of the stage that it makes or waits for."""
+        status = self.status(planned)
+        stage, known = status.get("stage"), status.get("status")
+        if stage is not None and stage not in self.missing(planned):  # of what the table was before
+            return NOT_MADE
+        if known == "failed":
+            return Missing("failed", str(status["error"]))
+        if stage is not None and _locked(lock_of(self.out / STAGES_FOLDER / stage)):
+            return Missing("running", f"being made now: {status['step']}")
+        return NOT_MADE
+
+
+NOT_MADE = Missing("not made", "not made yet")
+
+
+def _locked(lock: Path) -> bool:
+    """Whether a process holds it."""
+    if not lock.exists():
+        return False
+    try:
+        with FileLock(lock, timeout=0):
+            return False
+    except Timeout:
+        return True
+
 
 @dataclass(frozen=True)
 class Event:
@@ -65,6 +101,8 @@ class Event:
     planned: Planned
     error: str | None
     """The last sentence of what went wrong."""
+    stage: str | None = None
+    """Where it did, as far as that is known."""
 
 
 def drive(
@@ -87,12 +125,12 @@ def drive(
                 if code is not None:
                     del running[slot]
                     error = None if code == 0 else _why(work, planned, code, broken)
-                    yield Event(planned, error)
+                    yield Event(planned, error, work.status(planned).get("stage"))
             for planned in list(waiting):
                 missing = work.missing(planned)
                 if hopeless := sorted(missing & broken.keys()):
                     waiting.remove(planned)
-                    yield Event(planned, broken[hopeless[0]])
+                    yield Event(planned, broken[hopeless[0]], hopeless[0])
                     continue
                 if not missing:
                     waiting.remove(planned)

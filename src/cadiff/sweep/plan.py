@@ -72,6 +72,11 @@ def place(step: Step, key: str) -> str:
     return f"{step.kind or step.name}-{key[:16]}" + (".html" if step.folder.endswith(".html") else "")
 
 
+def lock_of(stage: Path) -> Path:
+    """The lock that a process holds while it makes a stage."""
+    return stage.parent / ".locks" / stage.name
+
+
 def plan_cells(cells: Sequence[Cell]) -> tuple[list[Planned], list[str]]:
     """Every cell's steps, and what is to be said of rows that are left out; raises what any would be refused for.
 

@@ -15,7 +15,7 @@ from cadiff.artifacts import atomic_path, provenance, write_json
 from cadiff.report.crossed import Measured, System, cross
 from cadiff.report.crossed_page import write_crossed
 from cadiff.report.inputs import Evaluated, open_evaluated
-from cadiff.sweep.drive import Work
+from cadiff.sweep.drive import Missing, Work
 from cadiff.sweep.plan import STAGES_FOLDER, Planned, place
 from cadiff.sweep.table import Source
 
@@ -23,20 +23,20 @@ PAGE, TABLE, RECORD = "comparison.html", "results.tsv", "results.json"
 
 
 def write_results(
-    source: Source, work: Work, errors: Mapping[str, str], remarks: Sequence[str] = ()
+    source: Source, work: Work, missing: Mapping[str, Missing], remarks: Sequence[str] = ()
 ) -> Path | None:
     """Writes all three and returns the page; None where no run has come to an evaluation.
 
     Args:
-        errors: cell -> why it is missing.
+        missing: cell -> why it has no score.
         remarks: to be read before the numbers.
     """
     opened = {
         planned.cell.name: open_evaluated(work.out / STAGES_FOLDER / _place(planned, "evaluate"))
         for planned in work.cells
-        if planned.cell.name not in errors
+        if planned.cell.name not in missing
     }
-    rows = [row for planned in work.cells for row in _rows(planned, opened.get(planned.cell.name), errors)]
+    rows = [row for planned in work.cells for row in _rows(planned, opened.get(planned.cell.name), missing)]
     with atomic_path(work.out / TABLE) as temporary:
         pd.DataFrame(rows).to_csv(temporary, sep="\t", index=False, na_rep="n/a", lineterminator="\n")
     table = source.table
@@ -44,7 +44,7 @@ def write_results(
     if not opened:
         write_json(work.out / RECORD, about)
         return None
-    systems = _systems(source, work, opened, errors)
+    systems = _systems(source, work, opened, missing)
     found = cross(systems, reference=table.reference)
     write_json(work.out / RECORD, {**about, **found})
     label = (table.curve.label or table.curve.x) if table.curve else None
@@ -80,7 +80,7 @@ def _place(planned: Planned, name: str) -> str:
 
 
 def _systems(
-    source: Source, work: Work, opened: Mapping[str, Evaluated], errors: Mapping[str, str]
+    source: Source, work: Work, opened: Mapping[str, Evaluated], missing: Mapping[str, Missing]
 ) -> list[System]:
     curve, found = source.table.curve, dict[str, System]()
     by_subject = {row.name for row in source.table.rows if isinstance(row.published, dict)}
@@ -94,12 +94,12 @@ def _systems(
         if cell.name in opened:
             system.measured.append(Measured(cell.subject, cell.seed, opened[cell.name]))
         else:
-            system.failures.append(f"{cell.subject}, seed {cell.seed}: {errors[cell.name]}")
+            system.failures.append(f"{cell.subject}, seed {cell.seed}: {missing[cell.name].why}")
     return list(found.values())
 
 
-def _rows(planned: Planned, part: Evaluated | None, errors: Mapping[str, str]) -> list[dict[str, Any]]:
-    """One row a metric, or one that says what went wrong."""
+def _rows(planned: Planned, part: Evaluated | None, missing: Mapping[str, Missing]) -> list[dict[str, Any]]:
+    """One row a metric, or one that says why there is none."""
     cell = planned.cell
     who: dict[str, Any] = {"row": cell.row, "subject": cell.subject, "seed": cell.seed}
     tail = {
@@ -110,7 +110,8 @@ def _rows(planned: Planned, part: Evaluated | None, errors: Mapping[str, str]) -
         "run": f"cells/{cell.name}",
     }
     if part is None:
-        return [{**who, "status": "failed", "metric": None, **_blank(), **tail, "error": errors[cell.name]}]
+        status, why = missing[cell.name]
+        return [{**who, "status": status, "metric": None, **_blank(), **tail, "error": why}]
     rows = []
     condition = part.scores["conditions"][part.primary]
     for metric, score in condition["metrics"].items():

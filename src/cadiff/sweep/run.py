@@ -12,13 +12,12 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cadiff.artifacts import provenance, refuse_existing, write_json
 from cadiff.errors import ArtifactError
 from cadiff.runs import lock_folder, only_locked, unlock_folder
 from cadiff.sweep.cells import Cell, Given, expand
-from cadiff.sweep.drive import Event, Work, drive
+from cadiff.sweep.drive import Event, Missing, Work, drive
 from cadiff.sweep.executors import Executor, Local
 from cadiff.sweep.plan import STAGES_FOLDER, Planned, place, plan_cells, voxels_remark
 from cadiff.sweep.table import Source, read_table
@@ -32,9 +31,14 @@ class Outcome:
 
     page: Path | None
     """comparison.html; None where no run came to an evaluation."""
-    failed: dict[str, str]
-    """Cell -> the last sentence of what went wrong."""
+    missing: dict[str, Missing]
+    """Cell -> why it has no score."""
     num_cells: int
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """Cell -> the last sentence of what went wrong."""
+        return {cell: why for cell, (status, why) in self.missing.items() if status == "failed"}
 
 
 @dataclass(frozen=True)
@@ -112,12 +116,12 @@ def compare_made(table: str | Path, out: Path, given: Given | None = None) -> Ou
             f"{out} holds no sweep to compare runs of: begin one with cadiff sweep {table} --out {out}."
         )
     sweep = plan_sweep(table, given)
-    work, errors = Work(out, sweep.cells), dict[str, str]()
+    work, missing = Work(out, sweep.cells), dict[str, Missing]()
     for planned in sweep.cells:
         (scored,) = (place(s, planned.keys[s.name]) for s in planned.steps if s.name == "evaluate")
         if scored in work.missing(planned):
-            errors[planned.cell.name] = str(work.status(planned).get("error") or "not made yet")
-    return Outcome(write_results(sweep.source, work, errors, sweep.remarks), errors, len(sweep.cells))
+            missing[planned.cell.name] = work.standing(planned)
+    return Outcome(write_results(sweep.source, work, missing, sweep.remarks), missing, len(sweep.cells))
 
 
 def _run(
@@ -139,21 +143,24 @@ def _run(
     for planned in sweep.cells:
         work.folder(planned).mkdir(parents=True, exist_ok=True)
         write_json(work.folder(planned) / "cell.json", planned.as_json())
-    errors: dict[str, str] = {}
+    missing: dict[str, Missing] = {}
     with View(work) if show else nullcontext() as view:
         for event in drive(work, executor, jobs, view.watch if view else lambda _: None):
-            _ended(event, work, errors, link)
+            link(work, event.planned)
+            _note(event, work, missing)
             if view:
                 view.ended(event)
     announce("comparing the runs")
-    page = write_results(source, work, errors, sweep.remarks)
-    return Outcome(page, errors, len(sweep.cells))
+    page = write_results(source, work, missing, sweep.remarks)
+    return Outcome(page, missing, len(sweep.cells))
 
 
-def _ended(event: Event, work: Work, errors: dict[str, str], link: Any) -> None:
-    link(work, event.planned)
+def _note(event: Event, work: Work, missing: dict[str, Missing]) -> None:
+    """Notes a failure, also for a later `compare_made`: a cell may have failed without a process, or without a word."""
     if event.error:
-        errors[event.planned.cell.name] = event.error
+        missing[event.planned.cell.name] = Missing("failed", event.error)
+        about = {"status": "failed", "stage": event.stage, "error": event.error}
+        write_json(work.folder(event.planned) / "status.json", {**work.status(event.planned), **about})
 
 
 def describe(sweep: Sweep, out: Path | None = None) -> list[str]:

@@ -24,7 +24,7 @@ from cadiff.artifacts import read_json, write_json
 from cadiff.errors import UserError
 from cadiff.experiments import Step
 from cadiff.processes import is_main, takes_part
-from cadiff.sweep.plan import STAGES_FOLDER, restored
+from cadiff.sweep.plan import STAGES_FOLDER, lock_of, restored
 
 FAILED = 2
 
@@ -47,7 +47,9 @@ def make_cell(out: Path, folder: Path, *, processes: int = 1, only: str | None =
             if step.done(target):
                 continue
             write_json(folder / "status.json", {"status": "waiting", "step": step.name, "stage": target.name})
-            with FileLock(_lock_of(target)):
+            lock = lock_of(target)
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(lock):
                 if step.done(target):
                     continue
                 print(step.line or step.name, flush=True)
@@ -73,12 +75,6 @@ def make_cell(out: Path, folder: Path, *, processes: int = 1, only: str | None =
         print(f"error: {in_a_sentence(error)}", file=sys.stderr, flush=True)
         return FAILED
     return 0
-
-
-def _lock_of(target: Path) -> Path:
-    locks = target.parent / ".locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    return locks / target.name
 
 
 def in_a_sentence(error: BaseException) -> str:

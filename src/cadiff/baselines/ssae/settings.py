@@ -5,9 +5,10 @@ Beliy et al. 2019 (github.com/WeizmannVision/ssfmri2im) and Gaziv et al. 2022 (g
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from cadiff.config import Config
 from cadiff.evaluate.settings import EvaluateConfig
@@ -78,6 +79,11 @@ class SsAeConfig(Config):
     """Of Adam, falling along half a cosine (published: a fifth after 100 and after 140 of 150 epochs; AMSGrad)."""
     match_repeat_spread: bool = True
     """Rescale averages of repeats to the spread of single trials, where noise ceilings are known."""
+
+    @field_validator("eye", "judge", "images", mode="before")
+    @classmethod
+    def _in_words(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, Path) else value
 
 
 class StageConfig(Config):

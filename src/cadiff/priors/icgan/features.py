@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from pydantic import model_validator
@@ -43,7 +45,9 @@ def check_eye(name: str) -> None:
         raise ValueError(f"unknown eye {name!r}; there are {', '.join((*CLASSIFIERS, *EYES))}")
 
 
-def open_eye(features: FeatureConfig, weights: str | None, device: str | torch.device | None = None) -> Eye:
+def open_eye(
+    features: FeatureConfig, weights: str | Path | None, device: str | torch.device | None = None
+) -> Eye:
     """The network that `features` names.
 
     Args:
