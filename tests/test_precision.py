@@ -22,7 +22,8 @@ from cadiff.contrast.mae import FmriMaeConfig, initialise
 from cadiff.contrast.stage import ContrastConfig
 from cadiff.diffuse.conditioner import Condition
 from cadiff.diffuse.pipeline import to_uint8
-from cadiff.diffuse.sampling import Precision, autocast, denoise, draw_noise, make_scheduler
+from cadiff.diffuse.precision import Precision, autocast
+from cadiff.diffuse.sampling import denoise, draw_noise, make_scheduler
 from cadiff.diffuse.settings import DiffuseConfig
 from cadiff.evaluate.pixel import psnr
 from cadiff.graphs import each

@@ -12,6 +12,7 @@ from one room to the next is a folder on disk that describes itself:
     evaluate    reconstructions -> scores with intervals and controls; knows no model
     report      scores -> one self-contained HTML page
 
+    trace       what is left of the stimulus at every station between betas and picture
     experiments tables of runs, the demo among them
     training    fit(): the one training loop
     sharing     one batch over several processes (processes, blocks and feed belong to it)

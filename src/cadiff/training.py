@@ -30,6 +30,7 @@ from cadiff.config import Config
 from cadiff.errors import ConfigError, DivergedError
 from cadiff.feed import feed
 from cadiff.graphs import Graphed
+from cadiff.onednn import onednn_linears
 from cadiff.processes import on_main, start, world
 from cadiff.progress import Bar
 from cadiff.progress import progress as _progress
@@ -167,6 +168,8 @@ def fit(
             notice = f"compiling {number} blocks"
         if config.shard and world() > 1:
             undone_after.enter_context(sharded_blocks(modules.values(), device))
+        elif not notice:
+            undone_after.enter_context(onednn_linears(modules.values()))
         _train(
             loss_fn,
             modules,

@@ -4,6 +4,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +16,7 @@ from cadiff.diffuse.controls import derangement
 from cadiff.diffuse.pictures import save_pictures
 from cadiff.diffuse.pipeline import FmriToImagePipeline, to_uint8
 from cadiff.diffuse.reconstruct import ReconstructConfig, reconstruct
-from cadiff.diffuse.sampling import trial_noise
+from cadiff.diffuse.sampling import sample_noise, trial_noise
 from cadiff.errors import ArtifactError, ConfigError, DataError
 from cadiff.priors.load import decode
 
@@ -224,6 +225,38 @@ def test_file_names_stay_apart_when_ids_are_not_file_names(tmp_path):
     assert table["stimulus_id"].tolist() == ["a/b", "a b"]
     assert table["file"].nunique() == 2
     assert all((tmp_path / file).is_file() for file in table["file"])
+
+
+def test_no_two_pictures_have_the_same_noise():
+    """Also seeds that differ by 7,919, by which generations were once told apart, or in what 32 bits do not hold."""
+
+    def fingerprints(seeds, generations, trials, samples):
+        return [
+            sample_noise(trial, sample, (1, 1, 4), seed, generation).numpy().tobytes()
+            for seed in seeds
+            for generation in generations
+            for trial in range(trials)
+            for sample in range(samples)
+        ]
+
+    seeds = [0, 1, 2, 7919, 2 * 7919, 7920]
+    found = fingerprints(seeds, range(4), 20, 16) + fingerprints([2**32, 2**32 + 1], range(1, 4), 20, 16)
+    found += fingerprints(range(3, 13), [0], 200, 16)
+    assert len(set(found)) == len(found)
+
+
+def test_noise_without_a_search_is_that_of_published_figures():
+    seed, trial, sample = 3, 41, 7
+    one_number = torch.Generator().manual_seed((seed * 1_000_003 + trial) * 10_007 + sample)
+    expected = torch.randn((3, 8, 8), generator=one_number)
+    assert torch.equal(sample_noise(trial, sample, (3, 8, 8), seed), expected)
+
+
+def test_noise_of_later_generations_is_standard_normal():
+    noise = torch.stack([sample_noise(trial, 0, (3, 32, 32), -1, 2) for trial in range(20)])
+    assert noise.dtype == torch.float32 and noise.shape == (20, 3, 32, 32)
+    assert abs(float(noise.mean())) < 0.02 and abs(float(noise.std()) - 1) < 0.02
+    assert scipy.stats.kstest(noise.flatten().numpy(), "norm").pvalue > 1e-3
 
 
 def test_noise_depends_on_seed_trial_and_sample_alone():

@@ -110,7 +110,13 @@ def test_generations_are_drawn_around_the_likeliest_and_only_where_betas_are_rea
     assert [kept["brain"][i] for i in range(3)] == [42, 42, 42]
     assert [kept["brain"][i] for i in range(3, 6)] == [47, 47, 47]
     assert kept["prior_only"] == {i: level for i, level in enumerate((1, 2, 3, 4, 5, 6))}
-    assert len(reranker.table(["a", "b"])) == 2 * 9
+    table = reranker.table(["a", "b"])
+    assert len(table) == 2 * 9
+    # only the first three are draws of one distribution, whose weights are those of a run without a search
+    first = reranker.model.weights(table["log_likelihood"].to_numpy().reshape(2, 9)[:, :3])
+    weights = table["weight"].to_numpy().reshape(2, 9)
+    np.testing.assert_array_equal(weights[:, :3], first)
+    assert np.isnan(weights[:, 3:]).all()
 
 
 @pytest.mark.parametrize("batch", [1, 3, 7, 64])

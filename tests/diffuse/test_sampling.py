@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from cadiff.diffuse import sampling
 from cadiff.diffuse.conditioner import Condition
 from cadiff.diffuse.sampling import SCHEDULERS, denoise, draw_noise, make_scheduler, num_calls
 from cadiff.errors import ConfigError
@@ -79,6 +80,51 @@ def test_noise_is_drawn_in_order_of_trials():
     small = draw_noise(2, 3, (1, 2, 2), torch.Generator().manual_seed(0))
     large = draw_noise(5, 3, (1, 2, 2), torch.Generator().manual_seed(0))
     assert torch.equal(small, large[:2])
+
+
+class Listening(torch.nn.Module):
+    """A predictor that hears its condition; remembers how many rows it was given at a time."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows = []
+
+    def forward(self, x, timestep, *, encoder_hidden_states, class_labels, return_dict):
+        self.rows.append(len(x))
+        told = encoder_hidden_states.mean((1, 2)) + class_labels.mean(1)
+        return (0.9 * x + torch.tanh(x * told.view(-1, 1, 1, 1)),)
+
+
+def listened(**options):
+    """Four rows, the second of them under the null itself."""
+    rng = torch.Generator().manual_seed(0)
+    condition = Condition(torch.randn(4, 2, 3, generator=rng), torch.randn(4, 5, generator=rng))
+    null = Condition(torch.zeros(1, 2, 3).expand(4, -1, -1), torch.zeros(1, 5).expand(4, -1))
+    for part in condition:
+        part[1] = 0
+    model, noise = Listening(), torch.randn(4, 3, 2, 2, generator=rng)
+    options = {"num_inference_steps": 5, "guidance_scale": 2.0, "null": null, **options}
+    return model, denoise(model, make_scheduler("dpm++", SCHEDULE), noise, condition, **options)
+
+
+def test_a_row_under_the_null_goes_through_once_and_is_what_it_is_without_guidance(monkeypatch):
+    model, found = listened()
+    assert set(model.rows) == {4 + 3}
+    _, plain = listened(guidance_scale=1.0)
+    assert torch.equal(found[1], plain[1])
+    monkeypatch.setattr(sampling, "_other_than", lambda null, condition: torch.arange(len(condition.context)))
+    twice, expected = listened()
+    assert set(twice.rows) == {4 + 4}
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    assert not torch.allclose(found[0], plain[0], atol=1e-2)
+
+
+def test_on_a_cpu_rows_go_through_in_pieces_of_about_equal_size(monkeypatch):
+    _, whole = listened()
+    monkeypatch.setattr(sampling, "ROWS", 3)
+    model, pieces = listened()
+    assert model.rows == [3, 2, 2] * 5
+    assert torch.equal(pieces, whole)
 
 
 def test_unknown_scheduler():

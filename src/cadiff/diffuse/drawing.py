@@ -19,16 +19,14 @@ from cadiff.blocks import compiled_blocks
 from cadiff.diffuse.conditioner import Condition
 from cadiff.diffuse.controls import Rows
 from cadiff.diffuse.pipeline import FmriToImagePipeline, to_uint8
-from cadiff.diffuse.sampling import autocast, make_scheduler, num_calls, sample_noise
+from cadiff.diffuse.precision import autocast
+from cadiff.diffuse.sampling import make_scheduler, num_calls, sample_noise
 from cadiff.diffuse.settings import ReconstructConfig
 from cadiff.priors.load import decode
 
 COMPILED = 40_000
 """Network calls, counted a picture, from which compiling is won back: at the published sizes an H100 then saves about 43 s
 of 71, and compiling the whole U-Net took it under a minute; blocks, which are compiled here, were not timed."""
-
-OTHER_NOISE = 7_919
-"""Added to the seed for every further generation of samples: none has the noise of another."""
 
 
 class Pick(NamedTuple):
@@ -105,8 +103,8 @@ class Drawing:
         )
         guesses = [rows.guess[i] for rows, i in found if rows.guess is not None]
         begin = parents if parents is not None else torch.stack(guesses) if guesses else None
-        seed = config.seed + generation * OTHER_NOISE
-        noise = [sample_noise(p.trial, p.sample, self.pipe.latent_shape, seed) for p in picks]
+        shape = self.pipe.latent_shape
+        noise = [sample_noise(p.trial, p.sample, shape, config.seed, generation) for p in picks]
         return self.pipe(
             condition=condition,
             guess=None if begin is None else begin.to(device),

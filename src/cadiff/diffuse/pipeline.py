@@ -18,7 +18,8 @@ from torch import Tensor
 from cadiff.artifacts import read_json, verify_checksums
 from cadiff.data.preprocess import Split
 from cadiff.diffuse.conditioner import Condition, FmriConditioner
-from cadiff.diffuse.sampling import Precision, autocast, denoise, draw_noise, make_scheduler, num_calls
+from cadiff.diffuse.precision import Precision, autocast
+from cadiff.diffuse.sampling import denoise, draw_noise, make_scheduler, num_calls
 from cadiff.errors import ArtifactError, ConfigError
 from cadiff.priors.load import Autoencoder, decode
 
@@ -93,7 +94,7 @@ class FmriToImagePipeline(DiffusionPipeline):
             generator: draws the noise, on the CPU; the same generator gives the same pictures on every device.
             noise: (trials, samples, c, h, w), instead of `generator`.
             batch_size: pictures drawn at a time; changes memory and speed, not the result.
-            precision: of the network; auto is bf16 on CUDA, float32 elsewhere.
+            precision: of the network; auto is bf16 on CUDA, float32 elsewhere (`cadiff.diffuse.precision`).
             output_type: "uint8": array (trials, samples, H, W, 3), clamped and truncated as in the published code;
                 "pt": tensor (trials, samples, 3, H, W) about [-1, 1]; "latent": tensor (trials, samples, c, h, w).
             on_step: called after every call of the network, in place of this pipeline's own progress bar.

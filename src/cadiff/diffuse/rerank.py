@@ -15,6 +15,7 @@ Letters in shapes: n trials, V voxels, s samples.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -147,8 +148,10 @@ class Reranker:
         return self.model.log_likelihood(betas[some], pictures, repeats[some])[0]
 
     def table(self, stimulus_ids: Sequence[str]) -> pd.DataFrame:
-        """Likelihood and posterior weight of every sample, numbered as it was drawn, of the conditions that were ranked."""
-        of_mean = self.config.rerank_mode == "mean"
+        """Likelihood and posterior weight of every sample, numbered as it was drawn, of the conditions that were ranked.
+
+        Only samples of the first generation are equally probable beforehand: weights are among them, later ones have none.
+        """
         rows: list[dict[str, Any]] = [
             {
                 "condition": name,
@@ -159,11 +162,14 @@ class Reranker:
                 "weight": weight,
             }
             for name, trial, values in self._scores
-            for sample, (value, weight) in enumerate(
-                zip(values, self.model.weights(values[None], of_mean=of_mean)[0], strict=True)
-            )
+            for sample, (value, weight) in enumerate(zip_longest(values, self._weights(values)))
         ]
         return pd.DataFrame(rows)
+
+    def _weights(self, values: np.ndarray) -> np.ndarray:
+        """(s,) of the first generation, from the log likelihoods of all."""
+        first = values[None, : self.num_samples]
+        return self.model.weights(first, of_mean=self.config.rerank_mode == "mean")[0]
 
 
 def _groups(cells: list[tuple[int, str]], size: int) -> list[list[tuple[int, str]]]:

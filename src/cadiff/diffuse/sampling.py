@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
@@ -20,11 +22,14 @@ from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepSchedu
 from torch import Tensor
 
 from cadiff.diffuse.conditioner import Condition
-from cadiff.diffuse.static import static_context
+from cadiff.diffuse.precision import Precision, autocast
+from cadiff.diffuse.static import is_compiled, static_context
 from cadiff.errors import ConfigError
+from cadiff.onednn import onednn_linears
 
 SchedulerName = Literal["pndm", "ddim", "dpm++", "unipc", "euler"]
-Precision = Literal["auto", "fp32", "bf16"]
+ROWS = 32
+"""Rows that the network is given at once on a CPU, where 80 took a fourth longer each (docs/benchmarks.md)."""
 LEADING = {"timestep_spacing": "leading", "steps_offset": 1, "set_alpha_to_one": False}
 SCHEDULERS: Mapping[str, tuple[Any, dict[str, Any]]] = {
     "pndm": (PNDMScheduler, {**LEADING, "skip_prk_steps": True}),
@@ -77,8 +82,17 @@ def trial_noise(num_trials: int, num_samples: int, shape: tuple[int, int, int], 
     return torch.stack(rows).unflatten(0, (num_trials, num_samples))
 
 
-def sample_noise(trial: int, sample: int, shape: tuple[int, int, int], seed: int) -> Tensor:
-    """Noise of this shape, another one for every trial and sample; and for every seed that does not differ by thousands."""
+def sample_noise(
+    trial: int, sample: int, shape: tuple[int, int, int], seed: int, generation: int = 0
+) -> Tensor:
+    """Noise of this shape, another one for every trial, sample and seed, and for every generation of a search.
+
+    The first generation's is seeded by one number, of which PyTorch's generator heeds 32 bits on a CPU: no two agree in them
+    whose seeds differ by up to 1,000, trials by 10,000 and samples by 64. Later ones are seeded by all four numbers.
+    """
+    if generation:
+        rng = np.random.default_rng([generation, trial, sample, seed % 2**63])
+        return torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
     mixed = (seed * 1_000_003 + trial) * 10_007 + sample
     return torch.randn(shape, generator=torch.Generator().manual_seed(mixed % 2**63))
 
@@ -107,40 +121,50 @@ def denoise(
         null: the condition of B rows that is guided away from; needed unless `guidance_scale` is 1.
         guess: (B, c, h, w), latents to begin from, noised to the level where sampling begins.
         strength: share of the steps taken, in (0, 1]; below 1 a guess is needed. 1 starts at pure noise.
-        precision: auto is bf16 on CUDA and float32 elsewhere; sums over steps are float32 always.
+        precision: of the network, see `cadiff.diffuse.precision`; sums over steps are float32 always.
         on_step: called after every call of the network.
     """
     device = noise.device
-    guided = guidance_scale != 1.0
-    if guided and null is None:
-        raise ValueError("guidance needs a null condition")
-    if guided and null is not None:
+    compiled = is_compiled(unet)
+    guided = torch.arange(0, device=device)
+    if guidance_scale != 1.0:
+        if null is None:
+            raise ValueError("guidance needs a null condition")
+        # of a compiled network every number of rows would be compiled anew
+        guided = torch.arange(len(noise), device=device) if compiled else _other_than(null, condition)
+        away = null.rows(guided)
         condition = Condition(
-            torch.cat([null.context, condition.context]), torch.cat([null.time, condition.time])
+            torch.cat([away.context, condition.context]), torch.cat([away.time, condition.time])
         )
     latents, timesteps = _begin(scheduler, noise, guess, strength, num_inference_steps, device)
-    with autocast(precision, device), static_context(unet, condition.context):
+    # caches of a CPU hold a few rows; compiled networks are called as they are
+    pieces = 1 if compiled or device.type != "cpu" else -(-len(condition.context) // ROWS)
+    contexts, times = condition.context.tensor_split(pieces), condition.time.tensor_split(pieces)
+    with ExitStack() as within:
+        within.enter_context(autocast(precision, device))
+        within.enter_context(onednn_linears([] if compiled else [unet]))
+        for context in contexts:
+            within.enter_context(static_context(unet, context))
         for timestep in timesteps:
-            x = scheduler.scale_model_input(torch.cat([latents, latents]) if guided else latents, timestep)
-            epsilon = unet(
-                x.to(memory_format=torch.channels_last),
-                timestep,
-                encoder_hidden_states=condition.context,
-                class_labels=condition.time,
-                return_dict=False,
-            )[0].float()
-            if guided:
-                away, towards = epsilon.chunk(2)
-                epsilon = away + guidance_scale * (towards - away)
+            x = scheduler.scale_model_input(torch.cat([latents[guided], latents]), timestep)
+            parts = x.to(memory_format=torch.channels_last).tensor_split(pieces)
+            found = [
+                unet(part, timestep, encoder_hidden_states=context, class_labels=time, return_dict=False)
+                for part, context, time in zip(parts, contexts, times, strict=True)
+            ]
+            epsilon = torch.cat([part for (part,) in found]).float()
+            away, epsilon = epsilon[: len(guided)], epsilon[len(guided) :]
+            further = away + guidance_scale * (epsilon[guided] - away)
+            epsilon = epsilon.index_copy(0, guided, further)
             latents = scheduler.step(epsilon, timestep, latents, return_dict=False)[0]
             on_step()
     return latents
 
 
-def autocast(precision: Precision, device: torch.device) -> torch.autocast:
-    """The context in which networks run at this precision; auto is bf16 on CUDA and float32 elsewhere."""
-    half = precision == "bf16" or (precision == "auto" and device.type == "cuda")
-    return torch.autocast(device.type, torch.bfloat16, enabled=half)
+def _other_than(null: Condition, condition: Condition) -> Tensor:
+    """Rows of a condition that are not the null: guided away from itself, a prediction stays what it is."""
+    context, time = condition.context != null.context, condition.time != null.time
+    return (context.flatten(1).any(1) | time.flatten(1).any(1)).nonzero().flatten()
 
 
 def num_calls(scheduler: Any, num_inference_steps: int, strength: float) -> int:

@@ -30,7 +30,7 @@ def static_context(unet: nn.Module, context: Tensor) -> Iterator[int]:
     Args:
         context: (B, L, C), as the network is given it; guided, both halves.
     """
-    attending: list[Any] = [] if _is_compiled(unet) else repeated_blocks([unet], ATTENDING)
+    attending: list[Any] = [] if is_compiled(unet) else repeated_blocks([unet], ATTENDING)
     found: list[Any] = [block.attn2 for block in attending if block.attn2 is not None]
     layers = [layer for attention in found for layer in (attention.to_k, attention.to_v)]
     before = [vars(layer).get("forward") for layer in layers]  # an offloading hook's; None: the class's own
@@ -45,7 +45,7 @@ def static_context(unet: nn.Module, context: Tensor) -> Iterator[int]:
                 layer.forward = forward
 
 
-def _is_compiled(network: nn.Module) -> bool:
+def is_compiled(network: nn.Module) -> bool:
     """Whether it or a part of it is: in place, or inside `torch.compile`'s wrapper."""
     return any(
         part._compiled_call_impl is not None or hasattr(part, "_orig_mod") for part in network.modules()
