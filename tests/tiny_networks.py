@@ -16,7 +16,8 @@ from torch import Tensor
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
 from cadiff.contrast import FmriMaeConfig
-from cadiff.priors.load import save_prior
+from cadiff.priors.image_context import ImageContext
+from cadiff.priors.load import load_prior, save_adapted, save_prior
 
 FMRI_MAE: dict[str, int] = {
     "patch_size": 4,
@@ -87,6 +88,32 @@ def write_prior(folder: Path, table: Tensor, about: dict[str, Any], **vq: Any) -
         about=about,
         dtype=torch.float32,
     )
+
+
+def image_context(**changes: Any) -> ImageContext:
+    """Of the tiny prior, with 5 coordinates whose axes are drawn, and 6 tokens that differ."""
+    sizes = {
+        "num_features": 7,
+        "num_latents": 192,
+        "context_dim": 12,
+        "time_dim": 32,
+        "sizes": (3, 2),
+        "num_tokens": 6,
+        "width": 9,
+    }
+    context = ImageContext(**{**sizes, **changes})
+    for tensor in (context.feature_axes, context.latent_axes, context.tokens.weight, context.time.weight):
+        tensor.data.normal_(std=0.1)
+    return context.eval()
+
+
+def write_adapted(folder: Path, base: Path) -> Path:
+    """An adapted prior: `image_context()`, and one weight of the U-Net twice as large."""
+    prior = load_prior(base)
+    name = "up_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight"
+    about = {"base": str(base), "base_digest": prior.digest}
+    changes = {name: 2 * prior.unet.get_parameter(name)}
+    return save_adapted(folder, image_context(), changes, about, dtype=torch.float32)
 
 
 def image_mae(**changes: Any) -> ViTMAEForPreTraining:

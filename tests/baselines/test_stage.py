@@ -16,7 +16,7 @@ from cadiff.errors import ArtifactError, ConfigError, DataError
 WITHOUT_PRIOR = [
     name
     for name, entry in BASELINES.items()
-    if name not in ("ridge-label", "true-label", "ic-gan", "ssae", "bayes-label")
+    if name not in ("ridge-label", "ridge-features", "true-label", "ic-gan", "ssae", "bayes-label")
 ]
 QUICK = [
     pytest.param(name, marks=pytest.mark.slow) if name == "ridge-latents" else name for name in WITHOUT_PRIOR

@@ -58,13 +58,18 @@ class Drawing:
 
     def __call__(self, embeddings: Tensor) -> np.ndarray:
         """Embeddings (m, C) -> uint8 (m, k, H, W, 3); sample s of row i has the noise of (seed, i, s)."""
+        return self.draw(self._condition(embeddings[:, None]))
+
+    def draw(self, condition: Condition) -> np.ndarray:
+        """The same from a condition of m rows."""
         prior = self.prior
         device = "cuda" if torch.cuda.is_available() else "cpu"
         for network in (prior.unet, prior.vqvae):
             torch.nn.Module.to(network, device)
         shape = prior.latent_shape
-        noise = trial_noise(len(embeddings), self.num_images_per_trial, shape, self.seed).flatten(0, 1)
-        context = embeddings.repeat_interleave(self.num_images_per_trial, dim=0)[:, None]  # (m k, 1, C)
+        trials, length = condition.context.shape[:2]
+        noise = trial_noise(trials, self.num_images_per_trial, shape, self.seed).flatten(0, 1)
+        condition = condition.repeat(self.num_images_per_trial)
         pieces = []
         for start in range(0, len(noise), self.batch_size):
             part = slice(start, start + self.batch_size)
@@ -73,14 +78,14 @@ class Drawing:
                 prior.unet,
                 make_scheduler(self.scheduler, prior.scheduler.config),
                 noise[part].to(device),
-                self._condition(context[part]).rows(torch.arange(count)),
+                Condition(*(values.to(device) for values in condition.rows(part))),
                 num_inference_steps=self.num_inference_steps,
                 guidance_scale=self.guidance_scale,
-                null=self._null(count) if self.guidance_scale != 1.0 else None,
+                null=self._null(count, length) if self.guidance_scale != 1.0 else None,
             )
             pieces.append(to_uint8(prior.decode(latents)))
         joined = np.concatenate(pieces)
-        return joined.reshape(len(embeddings), self.num_images_per_trial, *joined.shape[1:])
+        return joined.reshape(trials, self.num_images_per_trial, *joined.shape[1:])
 
     def state(self) -> dict[str, Any]:
         """The settings as JSON values, the prior by its name; `from_state` is the inverse."""
@@ -92,15 +97,15 @@ class Drawing:
         return cls(check_prior(state), **{key: state.config[key] for key in DRAWING})
 
     def _condition(self, context: Tensor) -> Condition:
-        """Context (B, 1, C) with the time vector that leaves the prior as it was trained."""
+        """Context (B, L, C) with the time vector that leaves the prior as it was trained."""
         context = context.to(self.prior.unet.device)
         return Condition(context, context.new_zeros(len(context), self.prior.time_dim))
 
-    def _null(self, count: int) -> Condition:
+    def _null(self, count: int, length: int) -> Condition:
         table, row = self.prior.label_embedding, self.prior.null_label
         if table is None or row is None:
             raise ConfigError("This prior has no 'no label' row to guide away from: use guidance_scale=1.")
-        return self._condition(table[row].expand(count, 1, -1))
+        return self._condition(table[row].expand(count, length, -1))
 
 
 @dataclass(frozen=True)

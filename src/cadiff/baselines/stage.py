@@ -87,6 +87,10 @@ BASELINES: dict[str, BaselineEntry] = {
         "cadiff.baselines.labels:RidgeLabel",
         "ridge voxels -> label embedding, norm matched, drawn by the image prior",
     ),
+    "ridge-features": BaselineEntry(
+        "cadiff.baselines.features:RidgeFeatures",
+        "ridge voxels -> features of the picture, drawn by an image prior that was adapted to them",
+    ),
     "ridge-latents": BaselineEntry(
         "cadiff.baselines.ridge:RidgeLatents", "ridge voxels -> latents of the image prior, decoded"
     ),

@@ -6,7 +6,8 @@
     plan.py     `plan`
     sweep.py    `sweep`
     benchmark.py   `benchmark`
-    tools.py    `prior train`, `presets`, `settings`
+    trace.py    `trace`
+    tools.py    `prior train`, `prior adapt`, `presets`, `settings`
     options.py  what they share
 
 Every import of a room happens inside the verb that needs it, so `cadiff --help` answers at once and without torch.
@@ -31,6 +32,7 @@ from typer.core import TyperGroup
 from cadiff import __version__, processes
 from cadiff.cli import benchmark, data, plan, stages, tools, weights
 from cadiff.cli import sweep as sweeps
+from cadiff.cli import trace as traces
 from cadiff.errors import UserError
 
 # What the disk refuses is the user's to mend: nothing of ours is at fault, and a traceback would hide the path.
@@ -98,6 +100,7 @@ VERBS = {
     "baseline": stages.baseline,
     "evaluate": stages.evaluate,
     "report": stages.report,
+    "trace": traces.trace,
     "sweep": sweeps.sweep,
     "plan": plan.plan,
     "benchmark": benchmark.benchmark,
@@ -121,6 +124,7 @@ for _name, _function in DATA_VERBS.items():
 for _name, _function in WEIGHTS_VERBS.items():
     weights_app.command(_name)(_function)
 prior_app.command("train")(tools.prior_train)
+prior_app.command("adapt")(tools.prior_adapt)
 
 
 def _print_version(wanted: bool) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-STAGES = "stages, simulate, corpus, prior, contrast, attend, diffuse, reconstruct, evaluate, prepare"
+STAGES = "stages, simulate, corpus, prior, contrast, attend, diffuse, reconstruct, evaluate, prepare, adapt"
 
 Dataset = Annotated[
     Path, typer.Argument(metavar="DATASET", help="Dataset folder (`simulate`, `data import`).")

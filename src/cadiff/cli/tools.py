@@ -1,4 +1,4 @@
-"""The verbs beside the flow: prior train, presets, settings."""
+"""The verbs beside the flow: prior train, prior adapt, presets, settings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import yaml
 
-from cadiff.cli.options import STAGES, Out, Preset, Protocol, Resume, Set, load
+from cadiff.cli.options import STAGES, Out, Preset, Prior, Protocol, Resume, Set, load, shipped_or_path
 from cadiff.errors import UserError
 
 if TYPE_CHECKING:
@@ -48,6 +48,30 @@ def prior_train(
         typer.echo(f"generator: {made}\nuse it with: cadiff baseline ic-gan ... --set generator={where}")
     else:
         typer.echo(f"prior: {made}\nuse it with: cadiff diffuse ... --prior {where}")
+
+
+def prior_adapt(
+    images: Annotated[
+        Path, typer.Argument(help="Folder with one sub-folder of pictures a class, or an .npz file.")
+    ],
+    out: Out,
+    prior: Prior = "shipped",
+    preset: Preset = None,
+    set_: Set = None,
+    resume: Resume = False,
+) -> None:
+    """Open a label-conditioned image prior to the features of a picture, so that it draws what a brain knows beyond the class.
+
+    - `cadiff prior adapt photos --out runs/adapted`
+
+    Hand it on: `cadiff baseline ridge-features D --set prior=runs/adapted/prior`, `cadiff diffuse ... --prior
+    runs/adapted/prior --set image_start=true`. Leave the stimuli of the brain data out of the pictures.
+    """
+    from cadiff.diffuse.adapt import adapt_prior
+
+    made = adapt_prior(load("adapt", preset, set_), images, out, prior=shipped_or_path(prior), resume=resume)
+    where = shlex.quote(str(made))
+    typer.echo(f"prior: {made}\nuse it with: cadiff baseline ridge-features ... --set prior={where}")
 
 
 def presets() -> None:

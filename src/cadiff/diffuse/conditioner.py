@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from cadiff.contrast.mae import FmriEncoder, FmriMaeConfig
 from cadiff.data.preprocess import PreprocessConfig, Preprocessor, Split
-from cadiff.diffuse.start import LabelStart, LatentStart
+from cadiff.diffuse.start import ImageStart, LabelStart, LatentStart
 from cadiff.errors import ConfigError
+from cadiff.priors.image_context import ImageContext
 from cadiff.priors.load import ImagePrior, label_rows
 
 Null = Literal["label", "learned", "mean"]
@@ -56,7 +57,8 @@ class FmriConditioner(ModelMixin, ConfigMixin):
         context_length: L; 77 in the published model.
         labels: `classes`, `names`, `imagenet_index` of the prior, for the label oracle; or None.
         tables: name -> [dtype, shape] of what is fitted or given rather than trained: the preprocessor's arrays
-            ("preprocess_*"), the starts ("start_*", "latent_*") and "label_embedding".
+            ("preprocess_*"), the starts ("start_*", "image_*", "latent_*") and "label_embedding".
+        image_context_config: settings of the prior's `ImageContext`, with an image start; or None.
     """
 
     config_name = "config.json"
@@ -71,6 +73,7 @@ class FmriConditioner(ModelMixin, ConfigMixin):
         context_length: int = 77,
         labels: dict[str, Any] | None = None,
         tables: dict[str, Any] | None = None,
+        image_context_config: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         size = FmriMaeConfig(**encoder_config)
@@ -84,6 +87,7 @@ class FmriConditioner(ModelMixin, ConfigMixin):
         self.time_head = nn.Sequential(
             nn.Conv1d(context_length, half, 1), nn.Conv1d(half, 1, 1), nn.Linear(context_dim, time_dim)
         )
+        self.image_context = None if image_context_config is None else ImageContext(**image_context_config)
         self.null_context = nn.Parameter(torch.zeros(context_length, context_dim))
         self.null_time = nn.Parameter(torch.zeros(time_dim))
         for name, (dtype, shape) in (tables or {}).items():
@@ -98,14 +102,14 @@ class FmriConditioner(ModelMixin, ConfigMixin):
         *,
         context_length: int = 77,
         null: Null = "label",
-        start: LabelStart | None = None,
+        start: LabelStart | ImageStart | None = None,
         latent_start: LatentStart | None = None,
         generator: torch.Generator,
     ) -> FmriConditioner:
         """A conditioner that has not been trained yet.
 
         The heads start as PyTorch's layers do. With a `start`, the mapped tokens and the time vector start at zero, so
-        that the context is exactly the start.
+        that the condition is exactly the start's.
 
         Args:
             encoder: of phase 1 or 2; only the weights of a plain `FmriEncoder` are taken, as a copy.
@@ -114,12 +118,21 @@ class FmriConditioner(ModelMixin, ConfigMixin):
                 mean context of the training trials (filled in after training with `set_null`).
 
         Raises:
-            ConfigError: `null="label"` with a prior that has no null label.
+            ConfigError: `null="label"` with a prior that has no null label; an image start with a prior that is not adapted, or
+                with another number of context tokens.
         """
+        features = prior.image_context if isinstance(start, ImageStart) else None
+        if isinstance(start, ImageStart) and (features is None or features.num_tokens != context_length):
+            raise ConfigError(
+                "image_start needs a prior that was adapted to features of pictures (`cadiff prior adapt`)."
+                if features is None
+                else f"This prior makes {features.num_tokens} context tokens of a picture's features: set "
+                f"context_length={features.num_tokens} (it is {context_length})."
+            )
         arrays = {
             f"preprocess_{k}": torch.from_numpy(np.array(v)) for k, v in preprocessor.to_tensors().items()
         }
-        for prefix, fitted in (("start", start), ("latent", latent_start)):
+        for prefix, fitted in (("start" if features is None else "image", start), ("latent", latent_start)):
             if fitted is not None:
                 arrays |= {f"{prefix}_{key}": value for key, value in vars(fitted).items()}
         if prior.label_embedding is not None:
@@ -135,9 +148,12 @@ class FmriConditioner(ModelMixin, ConfigMixin):
             if prior.label_embedding is None
             else {"classes": prior.classes, "names": prior.names, "imagenet_index": prior.imagenet_index},
             tables={k: [str(v.dtype).removeprefix("torch."), list(v.shape)] for k, v in arrays.items()},
+            image_context_config=None if features is None else _settings(features),
         )
         weights = encoder.state_dict()
         model.encoder.load_state_dict({key: weights[key] for key in model.encoder.state_dict()})
+        if model.image_context is not None and features is not None:
+            model.image_context.load_state_dict(features.state_dict())
         with torch.no_grad():
             for key, value in arrays.items():
                 getattr(model, key).copy_(value)
@@ -170,6 +186,11 @@ class FmriConditioner(ModelMixin, ConfigMixin):
         return self._table(LabelStart, "start")
 
     @property
+    def image_start(self) -> ImageStart | None:
+        """The image start, when the model was built with one."""
+        return self._table(ImageStart, "image")
+
+    @property
     def latent_start(self) -> LatentStart | None:
         """The latent start, when the model was built with one."""
         return self._table(LatentStart, "latent")
@@ -178,17 +199,21 @@ class FmriConditioner(ModelMixin, ConfigMixin):
         """Preprocessed betas (B, V) -> condition.
 
         Args:
-            start: (B, C), taken instead of this model's own label start; tuning gives the held-out one.
+            start: taken instead of this model's own start, which tuning does with the held-out one: embeddings (B, C) in place
+                of a label start, coordinates (B, F) in place of an image start.
         """
         return self.from_tokens(self.encoder.tokens(betas), betas, start=start)
 
     def from_tokens(self, tokens: Tensor, betas: Tensor, *, start: Tensor | None = None) -> Condition:
         """The same from encoder tokens (B, N, D); `betas` only serve the start."""
         context = self.dim_mapper(self.channel_mapper(tokens))  # (B, N, D) -> (B, L, D) -> (B, L, C)
-        own = self.start
+        own, time = self.start or self.image_start, None
         if own is not None:
-            context = context + (own(betas) if start is None else start)[:, None]
-        return Condition(context, self.time_head(context).squeeze(1))
+            begun = own(betas) if start is None else start
+            tokens, time = (begun[:, None], None) if self.image_context is None else self.image_context(begun)
+            context = context + tokens
+        head = self.time_head(context).squeeze(1)
+        return Condition(context, head if time is None else head + time)
 
     @torch.no_grad()
     def encode(
@@ -205,7 +230,7 @@ class FmriConditioner(ModelMixin, ConfigMixin):
         Args:
             repeats: (n,) how many trials each row averages.
             split: see `Preprocessor.__call__`.
-            start: (n, C), taken instead of this model's own label start.
+            start: (n, C) or (n, F), taken instead of this model's own start.
 
         Raises:
             DataError: another number of voxels, or values that are not finite.
@@ -254,6 +279,11 @@ class FmriConditioner(ModelMixin, ConfigMixin):
         if f"{prefix}_weight" not in (self.config["tables"] or {}):
             return None
         return cls(**{name: self.get_buffer(f"{prefix}_{name}") for name in cls.__dataclass_fields__})
+
+
+def _settings(model: ConfigMixin) -> dict[str, Any]:
+    """What a diffusers model was made with, as JSON values."""
+    return {key: value for key, value in model.config.items() if not key.startswith("_")}
 
 
 def _initialise(module: nn.Module, generator: torch.Generator) -> None:

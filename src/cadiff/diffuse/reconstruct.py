@@ -27,6 +27,7 @@ from cadiff.diffuse.drawing import Drawing
 from cadiff.diffuse.importance import condition_importance, importance_table
 from cadiff.diffuse.pictures import KIND, sample_table, save_picture
 from cadiff.diffuse.pipeline import FmriToImagePipeline, find_pipeline, open_pipeline, pipeline_protocol
+from cadiff.diffuse.precision import resolved
 from cadiff.diffuse.rerank import ENCODING, Reranker, open_encoding
 from cadiff.diffuse.settings import ReconstructConfig
 from cadiff.diffuse.variants import Variant, repeat_variants, roi_variants
@@ -44,11 +45,11 @@ def reconstruct(config: ReconstructConfig, pipeline: Path, dataset: Path, out: P
             the condition `autoencoded`, which shows them to no network that draws.
         out: folder to make: config.json, samples.tsv (condition, stimulus_id, sample, file), images/, and
             voxel_importance.tsv (voxel, rois, importance, x, y, z where known); with `rerank` also rerank.tsv (condition,
-            stimulus_id, sample as drawn, round after round, log_likelihood, weight) and encoding/, the model where it was
-            fitted here. In config.json, "provenance" says how many "trials" of how many "stimuli" the pipeline was tuned
-            on, as far as its own record does, and "variants" what each part of the brain is: {"repeats_4": {"kind": "repeats",
-            "value": 4}}; the other kinds, "only_roi" and "without_roi", have the ROI as value and, as num_voxels, how
-            many voxels are left to read.
+            stimulus_id, sample as drawn, round after round, log_likelihood, weight among those of the first round) and
+            encoding/, the model where it was fitted here. In config.json, "provenance" says how many "trials" of how many
+            "stimuli" the pipeline was tuned on, as far as its own record does, and in which "precision" it drew, and
+            "variants" what each part of the brain is: {"repeats_4": {"kind": "repeats", "value": 4}}; the other kinds,
+            "only_roi" and "without_roi", have the ROI as value and, as num_voxels, how many voxels are left to read.
 
     Raises:
         ArtifactError: `out` exists, or the pipeline is missing or damaged.
@@ -85,9 +86,15 @@ def reconstruct(config: ReconstructConfig, pipeline: Path, dataset: Path, out: P
         )
     inputs = {"pipeline": folder_digest(find_pipeline(pipeline)), "dataset": dataset_digest(data)}
     protocol = protocol_of("reconstruct", config, before=pipeline_protocol(pipeline))
-    facts = provenance(inputs=inputs, protocol=protocol, **_learnt_from(find_pipeline(pipeline)))
+    used = resolved(config.precision, pipe.unet.device)
+    learnt = _learnt_from(find_pipeline(pipeline))
+    facts = provenance(inputs=inputs, protocol=protocol, precision=used, **learnt)
     if model is not None:
         facts["encoding"] = model.facts
+    if (
+        pipe.conditioner.image_context is not None
+    ):  # what draws from a network's features must not be judged by it
+        facts["fitted"] = {"eye": {"name": pipe.conditioner.image_context.config["eye"]}}
     about = {"kind": KIND, "format": 1, "config": config.model_dump(mode="json"), "provenance": facts}
     with new_folder(out) as folder:
         with TemporaryDirectory(dir=folder) as scratch:

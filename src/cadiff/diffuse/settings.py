@@ -12,7 +12,8 @@ from cadiff.config import Config
 from cadiff.contrast.trials import EpochFit
 from cadiff.diffuse.conditioner import Null
 from cadiff.diffuse.controls import Control
-from cadiff.diffuse.sampling import Precision, SchedulerName
+from cadiff.diffuse.precision import Precision
+from cadiff.diffuse.sampling import SchedulerName
 from cadiff.diffuse.trainable import UnetBlocks
 
 RerankMode = Literal["pick", "mean", "order"]
@@ -57,6 +58,9 @@ class DiffuseConfig(Config):
     """Chance that a sample is trained with "no brain", which guidance needs (ours; the published model has no guidance)."""
     label_start: bool = False
     """Begin the context at a ridge prediction of the label embedding (ours)."""
+    image_start: bool = False
+    """Begin the condition at a ridge prediction of the stimulus's features, which takes a prior that was adapted to them
+    (`cadiff prior adapt`; ours)."""
     start_groups: Literal["stimulus", "class"] = "stimulus"
     """What the label starts that training trials get leave out: their own stimulus, or all of its class (as for test
     classes that were never seen). The ridge penalty is always chosen by stimulus."""
@@ -78,9 +82,11 @@ class DiffuseConfig(Config):
     """Optimiser, schedule, precision, checkpoints."""
 
     @model_validator(mode="after")
-    def _null_is_trained(self) -> Self:
+    def _fits_together(self) -> Self:
         if self.null == "learned" and self.condition_dropout == 0:
             raise ValueError("null=learned needs condition_dropout above 0, or it is never trained")
+        if self.label_start and self.image_start:
+            raise ValueError("label_start and image_start begin the same thing: set one of them to false")
         if self.null == "mean" and self.condition_dropout > 0:
             raise ValueError(
                 "null=mean is known only after training: set condition_dropout=0, or another null"
@@ -137,7 +143,7 @@ class ReconstructConfig(Config):
     batch_size: int = Field(16, ge=1)
     """Pictures drawn at a time."""
     precision: Precision = "auto"
-    """auto: bf16 on CUDA, fp32 elsewhere."""
+    """auto: bf16 on CUDA, fp32 elsewhere; native: bf16 also on CPUs that multiply it themselves (AVX-512 BF16, AMX)."""
     compile: bool | None = None
     """Compile the repeated blocks of the networks; null: on CUDA, where there is so much to draw that it pays."""
     seed: int = 0

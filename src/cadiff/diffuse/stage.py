@@ -29,7 +29,13 @@ from cadiff.diffuse.pipeline import FmriToImagePipeline
 from cadiff.diffuse.sampling import make_scheduler
 from cadiff.diffuse.settings import DiffuseConfig, DiffuseFit
 from cadiff.diffuse.trainable import gradients_on_the_way_up, mark_trainable
-from cadiff.diffuse.trials import fit_label_start, fit_latent_start, read_trials, start_labels
+from cadiff.diffuse.trials import (
+    fit_image_start,
+    fit_label_start,
+    fit_latent_start,
+    read_trials,
+    start_labels,
+)
 from cadiff.draws import drawn
 from cadiff.errors import DataError
 from cadiff.priors.load import ImagePrior, load_prior
@@ -93,6 +99,7 @@ def diffuse(
         return target
     trials = read_trials(config, data, betas, image_prior)
     label_start, trials, found = fit_label_start(config, data, trials, image_prior, labels)
+    image_start, trials, seen = fit_image_start(config, data, trials, image_prior)
     latent_start, more = fit_latent_start(config, data, trials)
     conditioner = FmriConditioner.build(
         fmri,
@@ -100,7 +107,7 @@ def diffuse(
         image_prior,
         context_length=config.context_length,
         null=config.null,
-        start=label_start,
+        start=image_start or label_start,
         latent_start=latent_start,
         generator=torch.Generator().manual_seed(schedule.seed),
     )
@@ -140,6 +147,7 @@ def diffuse(
         "trials": len(trials.betas),
         "stimuli": len(trials.stimulus_ids),
         **found,
+        **seen,
         **more,
     }
     on_main(lambda: save_pipeline(target, image_prior, conditioner, provenance(**facts)))
@@ -158,7 +166,7 @@ class EpsilonLoss:
         self.weights = torch.ones_like(snr) if gamma is None else snr.clamp(max=gamma) / snr
 
     def __call__(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        """Batch: betas (B, V), latents (B, 1 + crops, c, h, w), maybe start (B, C) -> {"loss": scalar}."""
+        """Batch: betas (B, V), latents (B, 1 + crops, c, h, w), maybe start (B, C or F) -> {"loss": scalar}."""
         config, device, size = self.config, batch["betas"].device, len(batch["betas"])
         betas = sparsify(batch["betas"], config.sparsify_rate, generator=generator)
         crops, shape = batch["latents"].shape[1], batch["latents"].shape[2:]

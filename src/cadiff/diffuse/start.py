@@ -1,14 +1,16 @@
 """Where the condition starts: ridge regressions from betas to what the prior already understands.
 
-The method trains the condition from a random start, which takes many thousands of steps. Two closed-form starts, both
-variants of ours, shorten that; both are fitted on training trials only.
+The method trains the condition from a random start, which takes many thousands of steps. Three closed-form starts, all
+variants of ours, shorten that; all are fitted on training trials only.
 
 * `LabelStart`: betas -> label embedding of the stimulus. The prior was trained with that one token as its context, so
   the tuned model begins as a label-conditioned prior instead of noise.
+* `ImageStart`: betas -> features of the stimulus, each shrunk by how badly it is predicted, which is how a prior that was
+  adapted to them (`cadiff prior adapt`) expects them.
 * `LatentStart`: betas -> latents of the stimulus, low-rank. Sampling may then begin at a noised blurry guess instead
   of pure noise: the low-level path of Takagi and Nishimoto (2023) and Ozcelik and VanRullen (2023), SDEdit's start.
 
-Letters in shapes: n trials, V voxels, C context width, D latent size, k components.
+Letters in shapes: n trials, V voxels, C context width, F coordinates, D latent size, k components.
 """
 
 from __future__ import annotations
@@ -64,6 +66,32 @@ class LabelStart:
     def __call__(self, betas: Tensor) -> Tensor:
         """Preprocessed betas (B, V) -> embedding (B, C), every row of length `norm`."""
         return scale_to(betas @ self.weight + self.bias, self.norm)
+
+
+@dataclass(frozen=True)
+class ImageStart:
+    """What the betas say of the stimulus's coordinates (`cadiff.priors.image_context`)."""
+
+    weight: Tensor
+    """(V, F)."""
+    bias: Tensor
+    """(F,)."""
+
+    @classmethod
+    def fit(
+        cls, betas: Tensor, coordinates: Tensor, groups: Sequence[str], *, seed: int = 0
+    ) -> tuple[ImageStart, Tensor, RidgeFit]:
+        """Fits the start on training trials: betas (n, V), coordinates (n, F) of their stimuli, a penalty for each coordinate.
+
+        Returns:
+            The start; its held-out value (n, F) for each training trial, for the same reason as in `LabelStart.fit`; the fit.
+        """
+        ridge = fit_ridge(betas, coordinates, groups, score="r2", seed=seed, per_target=True)
+        return cls(ridge.weight, ridge.bias), ridge.held_out, ridge
+
+    def __call__(self, betas: Tensor) -> Tensor:
+        """Preprocessed betas (B, V) -> coordinates (B, F)."""
+        return betas @ self.weight + self.bias
 
 
 def scale_to(rows: Tensor, norm: Tensor) -> Tensor:

@@ -13,9 +13,10 @@ from torch import Tensor
 from cadiff.data.dataset import BrainDataset
 from cadiff.diffuse.latents import crop_latents
 from cadiff.diffuse.settings import DiffuseConfig
-from cadiff.diffuse.start import LabelStart, LatentStart
+from cadiff.diffuse.start import ImageStart, LabelStart, LatentStart
 from cadiff.errors import ConfigError, DataError
 from cadiff.priors.load import ImagePrior
+from cadiff.priors.seeing import picture_coordinates
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Trials:
     latents: Tensor
     """(stimuli, 1 + crops, c, h, w)."""
     start: Tensor | None = None
-    """(n, C) held-out label start."""
+    """(n, C) held-out label start, or (n, F) held-out image start."""
 
     def batch(self, index: np.ndarray) -> dict[str, Tensor]:
         """The trials of a batch as tensors."""
@@ -60,6 +61,18 @@ def refuse_unfit(config: DiffuseConfig, prior: ImagePrior) -> None:
         raise ConfigError(
             "label_start needs a prior with a label table: set label_start=false, or choose another prior."
         )
+    if config.image_start:
+        context = prior.image_context
+        if context is None:
+            raise ConfigError(
+                "image_start needs a prior that was adapted to features of pictures: make one with `cadiff prior adapt`, or set "
+                "image_start=false."
+            )
+        if context.num_tokens != config.context_length:
+            raise ConfigError(
+                f"This prior makes {context.num_tokens} context tokens of a picture's features, and context_length is "
+                f"{config.context_length}: set diffuse.context_length={context.num_tokens}."
+            )
 
 
 def start_labels(config: DiffuseConfig, data: BrainDataset, prior: ImagePrior) -> dict[str, int]:
@@ -98,6 +111,19 @@ def fit_label_start(
     values[known] = held_out
     facts = {"cosine": ridge.score, "penalty": ridge.penalty, "trials": len(known)}
     return start, replace(trials, start=values), {"label_start": facts}
+
+
+def fit_image_start(
+    config: DiffuseConfig, data: BrainDataset, trials: Trials, prior: ImagePrior
+) -> tuple[ImageStart | None, Trials, dict[str, Any]]:
+    """The image start, the trials with their held-out start, and what to write into the provenance."""
+    if not config.image_start:
+        return None, trials, {}
+    coordinates = picture_coordinates(prior, data.images(trials.stimulus_ids, size=prior.image_size))
+    start, held_out, ridge = ImageStart.fit(
+        trials.betas, coordinates[trials.stimulus], _stimuli(trials), seed=config.fit.seed
+    )
+    return start, replace(trials, start=held_out), {"image_start": ridge.facts()}
 
 
 def fit_latent_start(

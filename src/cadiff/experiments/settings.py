@@ -23,7 +23,7 @@ STAGES: dict[str, str] = {
     "reconstruct": "cadiff.diffuse.reconstruct:ReconstructConfig",
     "evaluate": "cadiff.evaluate.stage:EvaluateConfig",
 }
-OTHERS = {"prepare": "cadiff.data.prepare:PrepareConfig"}
+OTHERS = {"prepare": "cadiff.data.prepare:PrepareConfig", "adapt": "cadiff.diffuse.adapt:AdaptConfig"}
 
 
 class StagesConfig(Config):

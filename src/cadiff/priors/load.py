@@ -7,6 +7,12 @@
     prior.json                    optional: scaling_factor, classes, names, imagenet_index, null_label
     image_mae/                    optional: transformers.ViTMAE for phase 2
 
+An adapted prior (`cadiff prior adapt`) names the one that it was made of, and holds what is new:
+
+    prior.json                    base, base_digest
+    image_context/                `cadiff.priors.image_context.ImageContext`: features of a picture -> condition
+    unet_changes.safetensors      weights of the U-Net that are others now
+
 A folder saved by a diffusers pipeline (`StableDiffusionPipeline.save_pretrained`) has this layout already; it only lacks
 the label table, and what needs one says so.
 """
@@ -16,7 +22,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Union
@@ -32,10 +38,12 @@ from torch import Tensor
 
 from cadiff.artifacts import folder_digest, new_folder, read_json, write_json
 from cadiff.errors import ArtifactError, ConfigError
+from cadiff.priors.image_context import ImageContext
 
 Autoencoder = Union[VQModel, AutoencoderKL]  # noqa: UP007  diffusers before 0.36 knows no other spelling
 AUTOENCODERS = {"VQModel": VQModel, "AutoencoderKL": AutoencoderKL}
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+CHANGES = "unet_changes.safetensors"
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,8 @@ class ImagePrior:
     null_label: int | None = None
     """Row of `label_embedding` that means "no label"."""
     image_mae: Path | None = None
+    image_context: ImageContext | None = None
+    """Makes a condition of a picture's features, where the prior was adapted to them."""
     folder: Path | None = None
 
     @property
@@ -164,6 +174,8 @@ def load_prior(source: str | Path = "shipped") -> ImagePrior:
             f"No prior at {folder}: give a folder with vqvae/, unet/ and scheduler/, or 'shipped'."
         )
     about = read_json(folder / "prior.json") if (folder / "prior.json").is_file() else {}
+    if "base" in about:
+        return _load_adapted(folder, about)
     vqvae = _load_autoencoder(folder)
     unet = _load_part(UNet2DConditionModel, folder / "unet", class_embed_type="identity")
     if not (folder / "scheduler" / "scheduler_config.json").is_file():
@@ -197,6 +209,8 @@ def prior_without_weights(source: str | Path = "shipped") -> ImagePrior:
     Under `torch.device("meta")` or fake tensors it costs nothing. Raises ArtifactError without the parts' config.json.
     """
     folder = shipped_prior() if str(source) == "shipped" else Path(source)
+    if (folder / "prior.json").is_file() and "base" in (about := read_json(folder / "prior.json")):
+        return prior_without_weights(about["base"])
     part = _autoencoder_folder(folder)
     kind: Any = AUTOENCODERS[read_json(part / "config.json")["_class_name"]]
     unet: Any = UNet2DConditionModel
@@ -248,6 +262,53 @@ def save_prior(
             shutil.copytree(image_mae, folder / "image_mae")
         write_json(folder / "prior.json", {"scaling_factor": vqvae.config["scaling_factor"], **(about or {})})
     return out
+
+
+def save_adapted(
+    out: Path,
+    context: ImageContext,
+    changes: Mapping[str, Tensor],
+    about: Mapping[str, Any],
+    dtype: torch.dtype = torch.float16,
+) -> Path:
+    """Writes an adapted prior that `load_prior` opens, atomically.
+
+    Args:
+        changes: weights of the U-Net that are others than the base's, by name.
+        about: for prior.json: base, base_digest, and any training facts.
+    """
+    with new_folder(out) as folder:
+        context.save_config(folder / "image_context")
+        weights = {key: _stored(value, dtype) for key, value in context.state_dict().items()}
+        save_file(weights, folder / "image_context" / WEIGHTS, metadata={"format": "pt"})
+        save_file({key: _stored(value, dtype) for key, value in changes.items()}, folder / CHANGES)
+        write_json(folder / "prior.json", dict(about))
+    return out
+
+
+def _load_adapted(folder: Path, about: Mapping[str, Any]) -> ImagePrior:
+    """The base with what is new laid over it."""
+    base = load_prior(about["base"])
+    if base.digest != about.get("base_digest"):
+        raise ArtifactError(
+            f"{folder} was made of another prior than {about['base']} is now: set base in its prior.json to the right folder."
+        )
+    context = _load_part(ImageContext, folder / "image_context")
+    try:
+        changes = load_file(folder / CHANGES)
+    except (SafetensorError, OSError) as error:
+        raise ArtifactError(f"{folder / CHANGES} cannot be read ({error}): copy the prior again.") from None
+    own = dict(base.unet.named_parameters())
+    if strangers := [
+        key for key, value in changes.items() if key not in own or own[key].shape != value.shape
+    ]:
+        raise ArtifactError(
+            f"{folder / CHANGES} does not fit the U-Net of {about['base']} (first: {strangers[0]}): copy it again."
+        )
+    with torch.no_grad():
+        for key, value in changes.items():
+            own[key].copy_(value)
+    return replace(base, image_context=context, folder=folder)
 
 
 def _stored(value: Tensor, dtype: torch.dtype) -> Tensor:
