@@ -16,6 +16,7 @@ Of all conditions it alone looks at the picture that was seen; no network that d
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -28,6 +29,7 @@ from cadiff.data.preprocess import Split
 from cadiff.data.simulate import noise_free_betas
 from cadiff.diffuse.conditioner import Condition
 from cadiff.diffuse.latents import to_unit_range
+from cadiff.diffuse.likelihood import Evidence
 from cadiff.diffuse.pipeline import FmriToImagePipeline, to_uint8
 from cadiff.errors import ConfigError, DataError
 from cadiff.priors.load import ImagePrior
@@ -49,6 +51,8 @@ class Trials(NamedTuple):
 
 Starts = Callable[[np.ndarray, np.ndarray], Tensor]
 """Raw betas (n, V), how many trials each row averages (n,) -> where the contexts begin (n, C)."""
+Weigh = Callable[[np.ndarray, np.ndarray], Evidence]
+"""The same -> what they say of the latents."""
 
 
 class Rows(NamedTuple):
@@ -60,12 +64,17 @@ class Rows(NamedTuple):
     """(m, c, h, w), latents to begin from, where they are used."""
     of_trial: np.ndarray
     """(n,) which row each trial takes."""
+    evidence: Evidence | None = None
+    """Of m rows: what their betas say of the latents, where that is heeded; None where no betas are read."""
 
     def on_disk(self, path: Path) -> Rows:
         """The same in files of this stem, from which the system reads what is needed: memory does not grow with trials."""
         context, time = (_mapped(part, path.with_suffix(f".{i}")) for i, part in enumerate(self.condition))
         guess = None if self.guess is None else _mapped(self.guess, path.with_suffix(".guess"))
-        return Rows(Condition(context, time), guess, self.of_trial)
+        evidence = self.evidence
+        if evidence is not None:
+            evidence = Evidence(_mapped(evidence.score, path.with_suffix(".score")), evidence.weight)
+        return Rows(Condition(context, time), guess, self.of_trial, evidence)
 
 
 def read_betas(
@@ -76,8 +85,11 @@ def read_betas(
     split: Split,
     with_guess: bool,
     starts: Starts | None = None,
+    weigh: Weigh | None = None,
 ) -> Rows:
     """What the pipeline makes of raw betas (n, V) of a split, where `starts` are given with those instead of its own.
+
+    `weigh`: what they say of the latents, where that is heeded.
 
     Raises:
         ConfigError: a guess to begin from is wanted, and the pipeline has none.
@@ -86,7 +98,8 @@ def read_betas(
     condition, guess = pipe.condition(betas, repeats, split=split, start=start)
     if with_guess and guess is None:
         raise ConfigError("strength below 1 needs a pipeline that was tuned with latent_start.")
-    return Rows(condition, guess if with_guess else None, np.arange(len(betas)))
+    evidence = None if weigh is None else weigh(betas, repeats)
+    return Rows(condition, guess if with_guess else None, np.arange(len(betas)), evidence)
 
 
 def control(
@@ -99,6 +112,7 @@ def control(
     trials: Trials,
     seed: int,
     starts: Starts | None = None,
+    weigh: Weigh | None = None,
 ) -> Rows:
     """The condition of a control beside that of the brain; `autoencoded` has none.
 
@@ -119,7 +133,8 @@ def control(
     if name == "noise_free":
         betas = noise_free_betas(data, split, trials.stimulus_ids)
         guessed = brain.guess is not None
-        return read_betas(pipe, betas, trials.repeats, split=split, with_guess=guessed, starts=starts)
+        read = partial(read_betas, pipe, split=split, with_guess=guessed, starts=starts, weigh=weigh)
+        return read(betas, trials.repeats)
     raise ValueError(f"{name} is not drawn from a condition")
 
 

@@ -18,7 +18,8 @@ from tqdm import tqdm
 from cadiff.blocks import compiled_blocks
 from cadiff.diffuse.conditioner import Condition
 from cadiff.diffuse.controls import Rows
-from cadiff.diffuse.pipeline import FmriToImagePipeline, to_uint8
+from cadiff.diffuse.likelihood import Evidence, LatentLikelihood
+from cadiff.diffuse.pipeline import Correct, FmriToImagePipeline, to_uint8
 from cadiff.diffuse.precision import autocast
 from cadiff.diffuse.sampling import make_scheduler, num_calls, sample_noise
 from cadiff.diffuse.settings import ReconstructConfig
@@ -41,9 +42,15 @@ class Drawing:
     """What there is to draw, and how."""
 
     def __init__(
-        self, config: ReconstructConfig, pipe: FmriToImagePipeline, rows: Mapping[str, Rows], num_trials: int
+        self,
+        config: ReconstructConfig,
+        pipe: FmriToImagePipeline,
+        rows: Mapping[str, Rows],
+        num_trials: int,
+        likelihood: LatentLikelihood | None = None,
     ) -> None:
         self.config, self.pipe, self.rows, self.num_trials = config, pipe, rows, num_trials
+        self.likelihood = likelihood
 
     @property
     def total(self) -> int:
@@ -115,9 +122,20 @@ class Drawing:
             strength=config.strength if strength is None else strength,
             batch_size=config.batch_size,
             precision=config.precision,
+            correct=self._correction(found),
             output_type="latent",
             on_step=bar.update,
         )[:, 0]
+
+    def _correction(self, found: Sequence[tuple[Rows, int]]) -> Correct | None:
+        """What pulls a batch towards the betas of its rows; nothing where none of them reads any."""
+        model = self.likelihood
+        if model is None or all(rows.evidence is None for rows, _ in found):
+            return None
+        silent = torch.zeros(len(model.variance), dtype=torch.float64)
+        parts = [(silent, silent[0]) if rows.evidence is None else rows.evidence.rows(i) for rows, i in found]
+        evidence = Evidence(*(torch.stack(column) for column in zip(*parts, strict=True)))
+        return lambda clean, kept, index: model.corrected(clean, evidence.rows(index.cpu()), kept)
 
     @torch.no_grad()
     def decoded(self, latents: Tensor) -> np.ndarray:

@@ -3,6 +3,7 @@
 # no `from __future__ import annotations` here: diffusers before 0.36 reads the types of __init__ and needs real ones
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +23,9 @@ from cadiff.diffuse.precision import Precision, autocast
 from cadiff.diffuse.sampling import denoise, draw_noise, make_scheduler, num_calls
 from cadiff.errors import ArtifactError, ConfigError
 from cadiff.priors.load import Autoencoder, decode
+
+Correct = Callable[[Tensor, float, Tensor], Tensor]
+"""The guess of clean latents (B, c, h, w), abar of the step, and the trial of each row (B,) -> a better guess."""
 
 
 class FmriToImagePipeline(DiffusionPipeline):
@@ -75,6 +79,7 @@ class FmriToImagePipeline(DiffusionPipeline):
         noise: Tensor | None = None,
         batch_size: int = 16,
         precision: Precision = "auto",
+        correct: Correct | None = None,
         output_type: Literal["uint8", "pt", "latent"] = "uint8",
         on_step: Callable[[], Any] | None = None,
     ) -> Any:
@@ -95,6 +100,7 @@ class FmriToImagePipeline(DiffusionPipeline):
             noise: (trials, samples, c, h, w), instead of `generator`.
             batch_size: pictures drawn at a time; changes memory and speed, not the result.
             precision: of the network; auto is bf16 on CUDA, float32 elsewhere (`cadiff.diffuse.precision`).
+            correct: betters the guess of the clean latents in every step (`cadiff.diffuse.likelihood`).
             output_type: "uint8": array (trials, samples, H, W, 3), clamped and truncated as in the published code;
                 "pt": tensor (trials, samples, 3, H, W) about [-1, 1]; "latent": tensor (trials, samples, c, h, w).
             on_step: called after every call of the network, in place of this pipeline's own progress bar.
@@ -141,6 +147,7 @@ class FmriToImagePipeline(DiffusionPipeline):
                     guess=None if guess is None else guess[trial],
                     strength=strength,
                     precision=precision,
+                    correct=None if correct is None else partial(_of_trials, correct, trial),
                     on_step=on_step or bar.update,
                 )
                 with autocast(precision, device):
@@ -192,6 +199,10 @@ class FmriToImagePipeline(DiffusionPipeline):
             return latents.cpu()
         images = decode(self.vqvae, latents, self.vqvae.config["scaling_factor"])
         return to_uint8(images) if output_type == "uint8" else images.float().cpu()
+
+
+def _of_trials(correct: Correct, trial: Tensor, clean: Tensor, kept: float) -> Tensor:
+    return correct(clean, kept, trial)
 
 
 def to_uint8(images: Tensor) -> np.ndarray:

@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import numpy as np
+from torch import Tensor
 
 from cadiff.artifacts import folder_digest, new_folder, provenance, read_json, refuse_existing, write_json
 from cadiff.config import protocol_of
@@ -25,6 +26,8 @@ from cadiff.diffuse.class_start import class_starts
 from cadiff.diffuse.controls import AUTOENCODED, Trials, autoencoded, control, read_betas
 from cadiff.diffuse.drawing import Drawing
 from cadiff.diffuse.importance import condition_importance, importance_table
+from cadiff.diffuse.latents import to_unit_range
+from cadiff.diffuse.likelihood import LatentLikelihood
 from cadiff.diffuse.pictures import KIND, sample_table, save_picture
 from cadiff.diffuse.pipeline import FmriToImagePipeline, find_pipeline, open_pipeline, pipeline_protocol
 from cadiff.diffuse.precision import resolved
@@ -32,6 +35,7 @@ from cadiff.diffuse.rerank import ENCODING, Reranker, open_encoding
 from cadiff.diffuse.settings import ReconstructConfig
 from cadiff.diffuse.variants import Variant, repeat_variants, roi_variants
 from cadiff.errors import DataError
+from cadiff.priors.load import encode
 
 T = TypeVar("T")
 
@@ -65,13 +69,14 @@ def reconstruct(config: ReconstructConfig, pipeline: Path, dataset: Path, out: P
         source = config.rerank or ENCODING
         model = open_encoding(source, data, config.rerank_features, pipe.image_size, config.seed)
     starts = class_starts(pipe, model, config, data) if model is not None and config.class_start else None
-    read = partial(read_betas, pipe, split=config.split, with_guess=config.strength < 1, starts=starts)
+    likelihood = _likelihood(config, pipe, data)
+    weigh = None if likelihood is None else partial(likelihood.evidence, weight=config.likelihood)
+    about_betas: dict[str, Any] = {"split": config.split, "starts": starts, "weigh": weigh}
+    read = partial(read_betas, pipe, with_guess=config.strength < 1, **about_betas)
     brain = read(trials.betas, trials.repeats)
     asked = dict.fromkeys(config.controls)
     drawn = {"brain": brain} | {
-        name: control(
-            name, brain, pipe, data, split=config.split, trials=trials, seed=config.seed, starts=starts
-        )
+        name: control(name, brain, pipe, data, trials=trials, seed=config.seed, **about_betas)
         for name in asked
         if name != AUTOENCODED
     }
@@ -91,10 +96,11 @@ def reconstruct(config: ReconstructConfig, pipeline: Path, dataset: Path, out: P
     facts = provenance(inputs=inputs, protocol=protocol, precision=used, **learnt)
     if model is not None:
         facts["encoding"] = model.facts
-    if (
-        pipe.conditioner.image_context is not None
-    ):  # what draws from a network's features must not be judged by it
-        facts["fitted"] = {"eye": {"name": pipe.conditioner.image_context.config["eye"]}}
+    if likelihood is not None:
+        facts["likelihood"] = likelihood.facts
+    features = pipe.conditioner.image_context
+    if features is not None:  # what draws from a network's features must not be judged by it
+        facts["fitted"] = {"eye": {"name": features.config["eye"]}}
     about = {"kind": KIND, "format": 1, "config": config.model_dump(mode="json"), "provenance": facts}
     with new_folder(out) as folder:
         with TemporaryDirectory(dir=folder) as scratch:
@@ -113,7 +119,7 @@ def reconstruct(config: ReconstructConfig, pipeline: Path, dataset: Path, out: P
                 trials.stimulus_ids, {**counts, **dict.fromkeys(asked.keys() & {AUTOENCODED}, 1)}
             )
             files = {str(name): list(part["file"]) for name, part in table.groupby("condition")}
-            drawing = Drawing(config, pipe, rows, len(trials.stimulus_ids))
+            drawing = Drawing(config, pipe, rows, len(trials.stimulus_ids), likelihood)
             pictures = drawing.all() if reranker is None else reranker.kept(drawing)
             for name, number, picture in pictures:
                 save_picture(folder / files[name][number], picture)
@@ -133,6 +139,23 @@ def reconstruct(config: ReconstructConfig, pipeline: Path, dataset: Path, out: P
         if importance is not None:
             write_table(importance_table(data.voxels, importance), folder / "voxel_importance.tsv")
     return out
+
+
+def _likelihood(
+    config: ReconstructConfig, pipe: FmriToImagePipeline, data: BrainDataset
+) -> LatentLikelihood | None:
+    if not config.likelihood:
+        return None
+    rows = data.rows("train")
+    if not len(rows):
+        raise DataError(
+            f"{data.folder} has no training trials to fit the likelihood of latents on: set likelihood=0, or give such a dataset."
+        )
+
+    def latents(images: np.ndarray) -> Tensor:
+        return encode(pipe.vqvae, to_unit_range(images), pipe.vqvae.config["scaling_factor"])
+
+    return LatentLikelihood.fit(data, rows, latents, size=pipe.image_size, seed=config.seed)
 
 
 def _trials(config: ReconstructConfig, data: BrainDataset) -> Trials:

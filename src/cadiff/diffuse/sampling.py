@@ -110,6 +110,7 @@ def denoise(
     guess: Tensor | None = None,
     strength: float = 1.0,
     precision: Precision = "auto",
+    correct: Callable[[Tensor, float], Tensor] | None = None,
     on_step: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """One batch from noise to latents.
@@ -122,6 +123,7 @@ def denoise(
         guess: (B, c, h, w), latents to begin from, noised to the level where sampling begins.
         strength: share of the steps taken, in (0, 1]; below 1 a guess is needed. 1 starts at pure noise.
         precision: of the network, see `cadiff.diffuse.precision`; sums over steps are float32 always.
+        correct: (guess of the clean latents (B, c, h, w), abar of the step) -> a better guess, from which the step goes on.
         on_step: called after every call of the network.
     """
     device = noise.device
@@ -156,9 +158,28 @@ def denoise(
             away, epsilon = epsilon[: len(guided)], epsilon[len(guided) :]
             further = away + guidance_scale * (epsilon[guided] - away)
             epsilon = epsilon.index_copy(0, guided, further)
+            if correct is not None:
+                epsilon = _corrected(scheduler, x[len(guided) :], epsilon, timestep, correct)
             latents = scheduler.step(epsilon, timestep, latents, return_dict=False)[0]
             on_step()
     return latents
+
+
+def _corrected(
+    scheduler: Any,
+    noisy: Tensor,
+    epsilon: Tensor,
+    timestep: Tensor,
+    correct: Callable[[Tensor, float], Tensor],
+) -> Tensor:
+    """The noise that leads to a better guess of the clean latents; rows that are left as they are keep theirs to the bit."""
+    table = scheduler.alphas_cumprod
+    kept = float(
+        np.interp(float(timestep), np.arange(len(table)), table.cpu().numpy())
+    )  # Euler's steps lie in between
+    clean = (noisy.float() - (1 - kept) ** 0.5 * epsilon) / kept**0.5
+    moved = correct(clean, kept) - clean
+    return epsilon - moved * (kept / (1 - kept)) ** 0.5
 
 
 def _other_than(null: Condition, condition: Condition) -> Tensor:

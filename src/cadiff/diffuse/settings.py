@@ -113,6 +113,9 @@ class ReconstructConfig(Config):
     """1 turns guidance off."""
     strength: float = Field(1.0, gt=0, le=1)
     """Below 1, begin at the noised latent start, which the pipeline must have."""
+    likelihood: float = Field(0.0, ge=0)
+    """Pull every denoising step towards latents under which the betas are likely, by a linear encoding model fitted on the
+    training trials: 1 believes its own noise, 0 leaves it out (ours; docs/likelihood.md)."""
     controls: tuple[Control, ...] = ("prior_only", "shuffled")
     """Conditions beside the brain's: prior_only, shuffled, label_oracle, autoencoded, noise_free (simulated subjects)."""
     repeats: tuple[Annotated[int, Field(ge=1)], ...] = ()
@@ -159,6 +162,14 @@ class ReconstructConfig(Config):
         if self.repeats and not self.average_repeats:
             raise ValueError(
                 "repeats=... are averages of presentations, which average_repeats=false rules out."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _silenced_voxels_say_nothing(self) -> ReconstructConfig:
+        if self.likelihood and (self.only_rois or self.without_rois):
+            raise ValueError(
+                "likelihood is not known of silenced voxels: leave only_rois and without_rois out, or set likelihood=0"
             )
         return self
 

@@ -123,7 +123,7 @@ class EncodingModel:
             every = [np.concatenate([a, b(c)]) for a, b, c in zip(scaled, blocks, spaces(ready), strict=True)]
             shown = np.concatenate([images, ready])
         ring: dict[str, Any] = {
-            "within": _noise_variance(dataset, preprocessor),
+            "within": noise_variance(dataset, preprocessor),
             "min_r2": min_r2,
             "num_folds": num_folds,
             "seed": seed,
@@ -265,7 +265,7 @@ def _warn_of_the_truth(spaces: Spaces, dataset: BrainDataset) -> None:
         )
 
 
-def _noise_variance(dataset: BrainDataset, preprocessor: Preprocessor) -> np.ndarray | None:
+def noise_variance(dataset: BrainDataset, preprocessor: Preprocessor) -> np.ndarray | None:
     """(V,) of normalised single trials, whose variance is 1, by the dataset's noise ceilings; None without any."""
     ceiling = dataset.voxels["noise_ceiling"].to_numpy(dtype=float)[preprocessor.voxel_index]
     known = ceiling[np.isfinite(ceiling)]

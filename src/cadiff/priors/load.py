@@ -106,12 +106,7 @@ class ImagePrior:
 
         VQ: the latents before quantisation, as latent diffusion uses them; KL: the mean of the posterior.
         """
-        pieces = []
-        for part in images.split(batch_size):
-            encoded = self.vqvae.encode(part.to(self.vqvae.device))
-            latents = encoded.latents if isinstance(self.vqvae, VQModel) else encoded.latent_dist.mean  # pyright: ignore
-            pieces.append(latents * self.scaling_factor)
-        return torch.cat(pieces)
+        return encode(self.vqvae, images, self.scaling_factor, batch_size=batch_size)
 
     @torch.no_grad()
     def decode(self, latents: Tensor, *, batch_size: int = 16) -> Tensor:
@@ -128,6 +123,17 @@ class ImagePrior:
             imagenet_index: one ImageNet-1k index a stimulus; wins over the label where both are known.
         """
         return label_rows(self.classes, self.names, self.imagenet_index, labels, imagenet_index)
+
+
+@torch.no_grad()
+def encode(vqvae: Autoencoder, images: Tensor, scaling_factor: float, *, batch_size: int = 64) -> Tensor:
+    """Images (B, 3, H, W) in [-1, 1] -> scaled latents (B, C, h, w); see `ImagePrior.encode`."""
+    pieces = []
+    for part in images.split(batch_size):
+        encoded = vqvae.encode(part.to(vqvae.device))
+        latents = encoded.latents if isinstance(vqvae, VQModel) else encoded.latent_dist.mean  # pyright: ignore
+        pieces.append(latents * scaling_factor)
+    return torch.cat(pieces)
 
 
 def decode(vqvae: Autoencoder, latents: Tensor, scaling_factor: float, *, batch_size: int = 16) -> Tensor:

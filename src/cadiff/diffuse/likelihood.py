@@ -1,0 +1,171 @@
+"""What the betas say of the latents, heeded in every step of denoising: the prior draws, the measurement pulls.
+
+An encoding model that is linear in the latents z of the prior's own auto-encoder, betas = A z + noise, is fitted on the training
+trials (`cadiff.encoding`: ridge chosen voxel by voxel, held-out noise covariance). It makes decoding a linear inverse problem,
+and those are solved by a diffusion model without training (Kawar et al. 2022, DDRM; Song et al. 2023, Pi-GDM; Zhu et al. 2023,
+DiffPIR): in each step the denoiser's guess z0 of the clean latents is replaced by its posterior mean given the betas,
+
+    z0' = z0 + (S_t^-1 + w A^T N^-1 A)^-1 w A^T N^-1 (betas - A z0),     S_t = (C^-1 + abar_t / (1 - abar_t) I)^-1
+
+where S_t is how far z0 may still be off: exact if latents were normal with the covariance C of the training pictures. In a world
+where they are, samples are exact draws from the posterior (tests/diffuse/test_likelihood.py). No network is asked more often.
+
+All happens in the span of the leading principal components of training latents; what is outside stays the denoiser's.
+
+Letters in shapes: n training stimuli, m rows of betas, B rows of latents (c, h, w) with D = c h w numbers, V voxels,
+k components.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cadiff.data.dataset import BrainDataset
+from cadiff.data.preprocess import PreprocessConfig, Preprocessor
+from cadiff.data.splits import check_disjoint
+from cadiff.encoding.banded import final_dual
+from cadiff.encoding.calibrate import Responses, measure, spread
+from cadiff.encoding.model import noise_variance
+from cadiff.encoding.noise import NoiseCovariance
+from cadiff.errors import DataError
+
+NUM_COMPONENTS = 512
+"""At most: a step solves a system of that size."""
+LEAST = 1e-4
+"""Of the largest variance: components below it are left to the denoiser."""
+
+Encode = Callable[[np.ndarray], Tensor]
+"""Pictures uint8 (n, H, W, 3) -> scaled latents (n, c, h, w)."""
+
+
+class Evidence(NamedTuple):
+    """What betas say of latents, as a normal likelihood in the components: exp(score d - weight/2 d^T curvature d)."""
+
+    score: Tensor
+    """(m, k) float64."""
+    weight: Tensor
+    """(m,) float64; 0 for rows that read no betas."""
+
+    def rows(self, index: Any) -> Evidence:
+        """Some rows, by slice or index."""
+        return Evidence(self.score[index], self.weight[index])
+
+
+@dataclass(frozen=True, eq=False)
+class LatentLikelihood:
+    """A fitted model of betas given latents. Make one with `LatentLikelihood.fit`."""
+
+    preprocessor: Preprocessor
+    mean: Tensor
+    """(D,) mean latent of the training pictures, float64."""
+    components: Tensor
+    """(D, k), orthonormal columns."""
+    variance: Tensor
+    """(k,) of the training latents along the components."""
+    betas_mean: np.ndarray
+    """(V,) mean response to the training stimuli."""
+    readers: np.ndarray
+    """(k, V): A^T, the response to a component."""
+    noise: NoiseCovariance
+    """Of single trials."""
+    misfit: float
+    """Share of the noise that averaging repeats leaves."""
+    curvature: Tensor
+    """(k, k): A^T N^-1 A of single trials."""
+    facts: dict[str, Any]
+    """How well it predicts held out, as JSON values."""
+
+    @classmethod
+    def fit(
+        cls, data: BrainDataset, rows: np.ndarray, encode: Encode, *, size: int, seed: int = 0
+    ) -> LatentLikelihood:
+        """Fits on training trials.
+
+        Args:
+            data: the subject. rows: its training trials.
+            encode: the pictures' latents; they are given at `size` pixels.
+            seed: of the folds.
+
+        Raises:
+            DataError: fewer than 3 training stimuli, a leak between the splits, or betas that are not finite.
+        """
+        check_disjoint(data)
+        betas = data.betas[rows]
+        ids = [str(name) for name in data.trials["stimulus_id"].to_numpy()[rows]]
+        names = list(dict.fromkeys(ids))
+        if len(names) < 3:
+            raise DataError(
+                f"{data.folder}: {len(names)} training stimuli; a likelihood of latents needs at least 3."
+            )
+        preprocessor = Preprocessor.fit(betas, PreprocessConfig(), patch_size=1)
+        place = {name: i for i, name in enumerate(names)}
+        shown = np.array([place[name] for name in ids])
+        responses = Responses.of(preprocessor(betas).astype(np.float64), shown)
+        latents = encode(data.images(names, size)).flatten(1).double().cpu()
+        mean = latents.mean(0)
+        _, spreads, axes = torch.linalg.svd(latents - mean, full_matrices=False)
+        variance = spreads**2 / len(latents)
+        kept = int((variance > LEAST * variance[0]).sum().clamp(max=NUM_COMPONENTS))
+        components, variance = axes[:kept].T.contiguous(), variance[:kept]
+        d = ((latents - mean) @ components).numpy()
+        kernel = d @ d.T
+        within = noise_variance(data, preprocessor)
+        found = measure([kernel], responses, within=within, min_r2=None, num_folds=5, seed=seed)
+        betas_mean = responses.means.mean(axis=0)
+        readers = d.T @ final_dual([kernel], responses.means - betas_mean, found.choice)
+        whitened = torch.from_numpy(found.noise.whitened(readers))
+        facts = {
+            "components": kept,
+            "held_out_r2": {"median": float(np.median(found.r2)), "p90": float(np.quantile(found.r2, 0.9))},
+            "misfit": found.misfit,
+            "shrinkage": found.noise.shrinkage,
+        }
+        curvature = whitened @ whitened.T
+        return cls(
+            preprocessor,
+            mean,
+            components,
+            variance,
+            betas_mean,
+            readers,
+            found.noise,
+            found.misfit,
+            curvature,
+            facts,
+        )
+
+    def evidence(self, betas: np.ndarray, repeats: np.ndarray, weight: float = 1.0) -> Evidence:
+        """What raw betas (m, V), each row the average of `repeats` trials (m,), say.
+
+        `weight` is a factor of the log likelihood: 1 believes the model's own noise.
+        """
+        missed = self.noise.whitened(self.preprocessor(betas) - self.betas_mean)
+        each = weight / spread(repeats, self.misfit)
+        score = (missed @ self.noise.whitened(self.readers).T) * each[:, None]
+        return Evidence(torch.from_numpy(score), torch.from_numpy(each))
+
+    def corrected(self, clean: Tensor, evidence: Evidence, kept: float) -> Tensor:
+        """Guesses of clean latents (B, c, h, w) -> their posterior means given the evidence of B rows.
+
+        Args:
+            kept: abar_t, the share of the signal in the noisy latents that the guess was made of.
+
+        Worked out on the CPU in float64. Rows without evidence come back as they are, to the bit.
+        """
+        d = (clean.flatten(1).double().cpu() - self.mean) @ self.components
+        known = 1 / self.variance + kept / max(1 - kept, 1e-12)  # S_t^-1, along the components
+        change = torch.zeros_like(d)
+        for weight in evidence.weight[evidence.weight > 0].unique().tolist():
+            some = evidence.weight == weight
+            precision = torch.diag(known) + weight * self.curvature
+            change[some] = (
+                torch.linalg.solve(precision, (d[some] * known + evidence.score[some]).T).T - d[some]
+            )
+        moved = (change @ self.components.T).view(clean.shape)
+        return clean + moved.to(clean.device, clean.dtype)

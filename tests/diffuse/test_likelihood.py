@@ -1,0 +1,246 @@
+"""Denoising that heeds a linear measurement: exact in a Gaussian world, silent where no betas are read, fitted on training."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from cadiff.data.dataset import BrainDataset, write_dataset
+from cadiff.data.preprocess import PreprocessConfig, Preprocessor
+from cadiff.diffuse.conditioner import Condition
+from cadiff.diffuse.likelihood import Evidence, LatentLikelihood
+from cadiff.diffuse.reconstruct import ReconstructConfig, reconstruct
+from cadiff.diffuse.sampling import denoise, make_scheduler
+from cadiff.diffuse.stage import DiffuseConfig, DiffuseFit, diffuse
+from cadiff.encoding.noise import NoiseCovariance
+from cadiff.errors import DataError
+
+SHAPE, VOXELS = (1, 2, 2), 3
+
+
+@pytest.fixture
+def world():
+    """Latents N(mean, Q diag(variance) Q^T) of 4 numbers, and 3 voxels that measure them: everything is known."""
+    rng = np.random.default_rng(0)
+    axes = np.linalg.qr(rng.normal(size=(4, 4)))[0]
+    noise = NoiseCovariance.fit(rng.normal(size=(500, VOXELS)) @ np.diag([0.3, 0.5, 1.0]))
+    readers = rng.normal(size=(4, VOXELS))
+    whitened = torch.from_numpy(noise.whitened(readers))
+    identity = Preprocessor.fit(rng.normal(size=(2000, VOXELS)), PreprocessConfig(), patch_size=1)
+    return LatentLikelihood(
+        preprocessor=identity,
+        mean=torch.tensor([0.5, -0.2, 0.1, 0.3], dtype=torch.float64),
+        components=torch.from_numpy(axes),
+        variance=torch.tensor([1.5, 0.8, 0.4, 0.2], dtype=torch.float64),
+        betas_mean=np.zeros(VOXELS),
+        readers=readers,
+        noise=noise,
+        misfit=0.2,
+        curvature=whitened @ whitened.T,
+        facts={},
+    )
+
+
+class ExactDenoiser:
+    """E[noise | noisy latents] where latents are normal; stands for a network that was trained to perfection."""
+
+    device, config = torch.device("cpu"), {}
+
+    def __init__(self, world, scheduler):
+        self.world, self.table = world, scheduler.alphas_cumprod.double()
+
+    def modules(self):
+        return iter(())
+
+    def __call__(self, x, timestep, **_):
+        kept = self.table[int(timestep)]
+        d = (x.flatten(1).double() - kept.sqrt() * self.world.mean) @ self.world.components
+        gain = kept.sqrt() * self.world.variance / (kept * self.world.variance + 1 - kept)
+        clean = self.world.mean + (d * gain) @ self.world.components.T
+        epsilon = (x.flatten(1).double() - kept.sqrt() * clean) / (1 - kept).sqrt()
+        return (epsilon.view_as(x).to(x.dtype),)
+
+
+NOISE_SCHEDULE = {
+    "num_train_timesteps": 1000,
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+}
+
+
+def draw(world, evidence, scheduler="ddim", steps=250, count=4000):
+    sampler = make_scheduler(scheduler, NOISE_SCHEDULE)
+    noise = torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(0))
+    nothing = Condition(torch.zeros(count, 1, 1), torch.zeros(count, 1))
+    every = Evidence(evidence.score.expand(count, -1), evidence.weight.expand(count))
+    return (
+        denoise(
+            ExactDenoiser(world, sampler),
+            sampler,
+            noise,
+            nothing,
+            num_inference_steps=steps,
+            correct=lambda clean, kept: world.corrected(clean, every, kept),
+        )
+        .flatten(1)
+        .double()
+    )
+
+
+def posterior(world, evidence):
+    precision = torch.diag(1 / world.variance) + evidence.weight * world.curvature
+    covariance = torch.linalg.inv(precision)
+    mean = world.mean + world.components @ (covariance @ evidence.score[0])
+    return mean, world.components @ covariance @ world.components.T
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "dpm++"])
+@pytest.mark.parametrize("repeats", [1, 35])
+def test_samples_are_those_of_the_posterior_where_latents_are_normal(world, scheduler, repeats):
+    evidence = world.evidence(np.array([[0.8, -1.0, 0.4]]), np.array([repeats]))
+    samples = draw(world, evidence, scheduler)
+    mean, covariance = posterior(world, evidence)
+    torch.testing.assert_close(samples.mean(0), mean, atol=0.03, rtol=0)
+    found = torch.from_numpy(np.cov(samples.numpy().T))
+    torch.testing.assert_close(found, covariance, atol=0.05, rtol=0.1)
+
+
+def test_repeats_are_believed_as_far_as_noise_shrinks(world):
+    betas = np.array([[1.0, 0.0, 0.0]])
+    one, many = (world.evidence(betas, np.array([n])) for n in (1, 10_000_000))
+    torch.testing.assert_close(many.score, one.score / world.misfit, rtol=1e-5, atol=0)
+    assert float(many.weight[0]) == pytest.approx(1 / world.misfit)
+    half = world.evidence(betas, np.array([1]), weight=0.5)
+    torch.testing.assert_close(half.score, one.score / 2)
+
+
+def test_rows_without_evidence_stay_as_they_are_to_the_bit(world):
+    given = world.evidence(np.array([[0.8, -1.0, 0.4]]), np.array([1]))
+    both = Evidence(
+        torch.cat([given.score, torch.zeros_like(given.score)]), torch.cat([given.weight, torch.zeros(1)])
+    )
+    clean = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(1))
+    moved = world.corrected(clean, both, 0.3)
+    assert torch.equal(moved[1], clean[1])
+    assert not torch.allclose(moved[0], clean[0])
+    alone = world.corrected(clean[:1], given, 0.3)
+    torch.testing.assert_close(moved[:1], alone)
+
+
+def test_a_nearly_clean_guess_is_not_moved_by_betas(world):
+    evidence = world.evidence(np.array([[0.8, -1.0, 0.4]]), np.array([1]))
+    clean = torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(world.corrected(clean, evidence, 1.0), clean, atol=1e-6, rtol=0)
+
+
+@pytest.fixture
+def linear_subject(tmp_path):
+    """Betas that are linear in mean colours of quarters, which are linear in these "latents"."""
+    rng = np.random.default_rng(3)
+    names = [f"s{i}" for i in range(90)]
+    colours = rng.integers(40, 216, (90, 2, 2, 3))
+    images = {
+        name: colour.repeat(8, 0).repeat(8, 1).astype(np.uint8)
+        for name, colour in zip(names, colours, strict=True)
+    }
+    betas = colours.reshape(90, 12) @ rng.normal(size=(12, 20)) / 50 + 0.1 * rng.normal(size=(90, 20))
+    trials = pd.DataFrame(
+        {"stimulus_id": names, "split": ["train"] * 80 + ["test"] * 10, "session": 1, "run": 1, "repeat": 1}
+    )
+    return BrainDataset.open(
+        write_dataset(
+            tmp_path / "subject",
+            name="linear",
+            subject="sub-01",
+            betas=betas,
+            trials=trials,
+            voxels=pd.DataFrame({"rois": ["V1"] * 20}),
+            stimuli=pd.DataFrame({"stimulus_id": names, "label": "x"}),
+            images=images,
+        )
+    )
+
+
+def quarters(images):
+    return (
+        torch.from_numpy(images.reshape(len(images), 2, 8, 2, 8, 3).mean((2, 4)).transpose(0, 3, 1, 2)) / 64
+        - 2
+    )
+
+
+def test_a_linear_brain_is_inverted(linear_subject):
+    data = linear_subject
+    model = LatentLikelihood.fit(data, data.rows("train"), quarters, size=16)
+    assert model.facts["held_out_r2"]["median"] > 0.95
+    rows = data.rows("test")
+    truth = quarters(data.images(data.trials["stimulus_id"].iloc[rows], 16)).float()
+    evidence = model.evidence(data.betas[rows], np.ones(len(rows)))
+    nothing_known = model.mean.view(1, 3, 2, 2).expand(len(rows), -1, -1, -1).float()
+    found = model.corrected(nothing_known, evidence, 0.0)
+    assert (found - truth).square().mean() < 0.02 * (nothing_known - truth).square().mean()
+    others = model.corrected(nothing_known, evidence.rows(torch.arange(len(rows)).roll(1)), 0.0)
+    assert (others - truth).square().mean() > (nothing_known - truth).square().mean()
+
+
+def test_only_training_trials_are_learnt_from(linear_subject, tmp_path):
+    data = linear_subject
+    before = LatentLikelihood.fit(data, data.rows("train"), quarters, size=16)
+    betas = np.array(data.betas)
+    betas[data.rows("test")] *= -1
+    changed = write_dataset(
+        tmp_path / "changed",
+        name="linear",
+        subject="sub-01",
+        betas=betas,
+        trials=data.trials,
+        voxels=data.voxels,
+        stimuli=data.stimuli.reset_index(),
+        images={name: data.image(name) for name in data.stimuli.index},
+    )
+    other = BrainDataset.open(changed)
+    after = LatentLikelihood.fit(other, other.rows("train"), quarters, size=16)
+    assert torch.equal(before.curvature, after.curvature)
+    with pytest.raises(DataError, match="2 training stimuli"):
+        LatentLikelihood.fit(data, data.rows("train")[:2], quarters, size=16)
+
+
+@pytest.fixture
+def tuned(dataset_folder, encoder_folder, prior_folder, tmp_path):
+    fit = DiffuseFit(epochs=None, steps=2, batch_size=4, log_every=1)
+    settings = DiffuseConfig(context_length=6, num_crops=1, fit=fit)
+    return diffuse(settings, dataset_folder, encoder_folder, tmp_path / "tuned", prior=prior_folder)
+
+
+def drawn(tuned, dataset_folder, out, **options):
+    settings = {"num_inference_steps": 3, "num_images_per_trial": 2, "importance": False, **options}
+    folder = reconstruct(ReconstructConfig(**settings), tuned, dataset_folder, out)
+    table = pd.read_csv(folder / "samples.tsv", sep="\t")
+    pictures = {
+        name: [(folder / file).read_bytes() for file in part["file"]]
+        for name, part in table.groupby("condition")
+    }
+    return folder, pictures
+
+
+def test_brain_and_shuffled_are_pulled_and_what_reads_no_betas_is_not(tuned, dataset_folder, tmp_path):
+    _, plain = drawn(tuned, dataset_folder, tmp_path / "plain", repeats=[1])
+    folder, pulled = drawn(tuned, dataset_folder, tmp_path / "pulled", repeats=[1], likelihood=1)
+    assert pulled["prior_only"] == plain["prior_only"]
+    for name in ("brain", "shuffled", "repeats_1"):
+        assert pulled[name] != plain[name], name
+    about = json.loads((folder / "config.json").read_text())
+    assert set(about["provenance"]["likelihood"]) == {"components", "held_out_r2", "misfit", "shrinkage"}
+    _, one_by_one = drawn(
+        tuned, dataset_folder, tmp_path / "batches", repeats=[1], likelihood=1, batch_size=3
+    )
+    assert one_by_one.keys() == pulled.keys()
+    _, again = drawn(tuned, dataset_folder, tmp_path / "again", repeats=[1], likelihood=1)
+    assert again == pulled
+
+
+def test_silenced_voxels_are_refused():
+    with pytest.raises(ValueError, match="likelihood is not known of silenced voxels"):
+        ReconstructConfig(likelihood=1, only_rois=("V1",))
