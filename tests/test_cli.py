@@ -19,7 +19,8 @@ from cadiff import cli
 from cadiff.errors import DataError
 
 runner = CliRunner(env={"COLUMNS": "200", "TERM": "dumb"})
-VERBS = [[name] for name in cli.VERBS] + [["data", name] for name in cli.DATA_VERBS] + [["prior", "train"]]
+VERBS = [[name] for name in cli.VERBS] + [["data", name] for name in cli.DATA_VERBS]
+VERBS += [["prior", "train"], ["prior", "adapt"]]
 VERBS += [["weights", name] for name in cli.WEIGHTS_VERBS]
 
 
@@ -36,7 +37,7 @@ def flags(verb: list[str]) -> set[str]:
 
 def test_the_verbs_are_those_of_the_manual():
     expected = "simulate contrast attend diffuse reconstruct evaluate report demo run baseline sweep plan benchmark presets "
-    expected += "settings"
+    expected += "settings trace"
     assert set(cli.VERBS) == set(expected.split())
 
 
@@ -72,6 +73,7 @@ def test_no_hyperparameter_became_a_flag():
         "--ema", "--vram", "--precision", "--rerank", "--fitted", "--model", "--kind",
         "--jobs", "--processes", "--slurm", "--dry-run", "--page", "--list",
         "--gpu", "--measured", "--size", "--batch", "--compile", "--repeats", "--seconds", "--markdown", "--profile",
+        "--reconstructions", "--judge", "--split",
     }  # fmt: skip
     assert set.union(*(flags(verb) for verb in VERBS)) <= allowed
 

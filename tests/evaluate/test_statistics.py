@@ -186,3 +186,8 @@ def test_impossible_plans_are_refused():
         detectable_difference(1, 1.0)
     with pytest.raises(ConfigError, match="two pairs"):
         effect_size_interval(0.5, 1)
+
+
+def test_thousands_of_images_are_not_too_many_for_a_permutation_test():
+    differences = np.where(np.arange(1200) % 2, 1.0, -1.0)  # 2^1200 flips are more than a float can count
+    assert permutation_p(differences, num_draws=100) == (1.0, False)
