@@ -180,6 +180,7 @@ def test_the_default_protocol_is_the_defaults_and_knows_every_quirk(section):
         "unet_blocks",
         "condition_dropout",
         "label_start",
+        "image_start",
         "latent_start",
         "min_snr_gamma",
     }
