@@ -26,10 +26,12 @@ from torch import Tensor, nn
 
 from cadiff.attend.stage import AttendConfig
 from cadiff.contrast.mae import FmriMaeConfig
+from cadiff.contrast.stage import ContrastConfig
 from cadiff.diffuse import sampling
 from cadiff.diffuse.conditioner import Condition
 from cadiff.diffuse.sampling import denoise, make_scheduler
 from cadiff.diffuse.settings import DiffuseConfig
+from cadiff.onednn import onednn_linears
 from cadiff.plan.machines import device_name
 from cadiff.plan.workloads import WORKLOADS, Models, Workload
 from cadiff.priors.load import ImagePrior, load_prior
@@ -37,6 +39,8 @@ from cadiff.training import step_generator
 
 DEMO = {"embed_dim": 128, "depth": 4, "num_heads": 4}
 MAE = FmriMaeConfig(num_voxels=1552, decoder_embed_dim=64, decoder_depth=2, decoder_num_heads=4, **DEMO)
+PHASE_1 = ContrastConfig(mae=MAE)
+PHASE_2 = AttendConfig(decoder_depth=2, image_decoder_depth=2, cross_depth=1)
 Task = Callable[[], object]
 Pair = tuple[Task, Task]
 """The same work before and after."""
@@ -92,11 +96,49 @@ def kept_latents(size: int) -> Pair:
 
 def kept_features(size: int) -> Pair:
     """Before: phase 2 puts whole pictures through the frozen image encoder in every step."""
-    config = AttendConfig(decoder_depth=2, image_decoder_depth=2, cross_depth=1)
-    work = WORKLOADS["attend"](config, Models(MAE))
+    work = WORKLOADS["attend"](PHASE_2, Models(MAE))
     batch: Mapping[str, Tensor] = work.batch(size)
     without = {key: value for key, value in batch.items() if key != "support"}
     return training_step(work, without), training_step(work, batch)
+
+
+def products(size: int, stage: str, config: Any) -> Pair:
+    """Before: linear layers as PyTorch computes them."""
+    work = WORKLOADS[stage](config, Models(MAE))
+    step = training_step(work, work.batch(size))
+
+    def by_onednn() -> None:
+        with onednn_linears(work.modules.values()):
+            step()
+
+    return step, by_onednn
+
+
+def changed(draw: Task, **before: Any) -> Pair:
+    """Before: with other values of these names in `cadiff.diffuse.sampling`."""
+
+    def as_before() -> object:
+        with mock.patch.multiple(sampling, **before):
+            return draw()
+
+    return as_before, draw
+
+
+def drawn_by_onednn(size: int) -> Pair:
+    return changed(drawing(size), onednn_linears=lambda _: nullcontext())
+
+
+def null_once(size: int) -> Pair:
+    """Before: pictures of which a third is under the null go through the network twice, also those."""
+
+    def everyone(null: Condition, condition: Condition) -> Tensor:
+        return torch.arange(len(condition.context))
+
+    return changed(drawing(size, tokens=8, controls=True), _other_than=everyone)
+
+
+def in_pieces(size: int) -> Pair:
+    return changed(drawing(size, tokens=8), ROWS=2 * size)
 
 
 def optimiser(size: int, before: str, after: str) -> Pair:
@@ -114,8 +156,16 @@ def optimiser(size: int, before: str, after: str) -> Pair:
     return stepping(before), stepping(after)
 
 
-def drawing(size: int, tokens: int = 77, steps: int = 4, *, bf16: bool = False, guided: bool = True) -> Task:
-    """`size` pictures in one batch, as latents; dpm++."""
+def drawing(
+    size: int,
+    tokens: int = 77,
+    steps: int = 4,
+    *,
+    bf16: bool = False,
+    guided: bool = True,
+    controls: bool = False,
+) -> Task:
+    """`size` pictures in one batch, as latents; dpm++. With `controls` every third is under the null."""
     rng = torch.Generator().manual_seed(0)
     noise = torch.randn(size, *prior().latent_shape, generator=rng)
     condition, null = (
@@ -124,6 +174,9 @@ def drawing(size: int, tokens: int = 77, steps: int = 4, *, bf16: bool = False, 
         )
         for _ in range(2)
     )
+    if controls:
+        for ours, theirs in zip(condition, null, strict=True):
+            ours[::3] = theirs[::3]
     return lambda: denoise(
         prior().unet,
         make_scheduler("dpm++", prior().scheduler.config),
@@ -190,6 +243,12 @@ CASES: dict[str, tuple[Callable[..., Pair], int, tuple[Any, ...]]] = {
     "tuning: way up only, not all blocks": (tunings, 16, ({}, {"unet_blocks": "up"})),
     "tuning: bf16, not fp32": (tunings, 16, ({}, {"bf16": True})),
     "tuning: latents of crops kept, not encoded in each step": (kept_latents, 16, ()),
+    "phase 1: linear layers by oneDNN, not MKL": (products, 64, ("contrast", PHASE_1)),
+    "phase 2: linear layers by oneDNN, not MKL": (products, 16, ("attend", PHASE_2)),
+    "tuning: linear layers by oneDNN, not MKL": (products, 16, ("diffuse", DiffuseConfig(unet_blocks="up"))),
+    "drawing: linear layers by oneDNN, not MKL": (drawn_by_onednn, 16, ()),
+    "drawing: pictures under the null, one in three, through the network once": (null_once, 48, ()),
+    "drawing: 32 rows at a time, not 96": (in_pieces, 48, ()),
     "AdamW: fused, not a loop over weights": (optimiser, 1, ("loop", "fused")),
     "AdamW: fused, not foreach": (optimiser, 1, ("foreach", "fused")),
     "drawing: keys and values once a batch, 77 tokens": (projected_once, 16, (77,)),

@@ -3,7 +3,9 @@
     python benchmarks/processes.py --processes 1 2 --width 256 --rows 8
 
 Every process holds `--rows` rows, so a step should take as long with two processes as with one, plus the communication (weak
-scaling). On a CPU: gloo, one thread each. Under a launcher on GPUs the same functions run over NCCL.
+scaling). Processes wait for each other before they average, so that what the slowest one takes longer, on a machine that does
+other work besides, does not count as communication. On a CPU: gloo, one thread each. Under a launcher on GPUs the same functions
+run over NCCL.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.distributed
 import torch.multiprocessing
 
 from cadiff import processes
@@ -43,7 +46,7 @@ def steps(rank: int, world: int, port: int, arguments: argparse.Namespace) -> No
     initialise(model, torch.Generator().manual_seed(0))
     config, optimizer = ContrastConfig(), torch.optim.AdamW(model.parameters())
     betas = torch.randn(arguments.rows, 4096, generator=torch.Generator().manual_seed(rank))
-    spent = {"step": 0.0, "averaging": 0.0}
+    spent = {"step": 0.0, "waiting": 0.0, "averaging": 0.0}
     with shared_batches():
         for step in range(arguments.steps + 1):
             if step == 1:  # the first one is not counted
@@ -54,7 +57,8 @@ def steps(rank: int, world: int, port: int, arguments: argparse.Namespace) -> No
         each = {name: seconds / arguments.steps for name, seconds in spent.items()}
         print(
             f"{world} process(es), {arguments.rows} rows each, {count / 1e6:.1f} M parameters: {each['step']:.3f} s a step, "
-            f"{each['averaging']:.3f} s of it averaging gradients ({100 * each['averaging'] / each['step']:.0f} %)"
+            f"{each['averaging']:.4f} s of it averaging gradients ({100 * each['averaging'] / each['step']:.1f} %), "
+            f"{each['waiting']:.3f} s waiting for the slowest"
         )
 
 
@@ -62,12 +66,14 @@ def _step(
     model: FmriMae, betas: torch.Tensor, config: ContrastConfig, optimizer: Any, spent: dict[str, float]
 ) -> None:
     phase_1_loss(model, betas, torch.Generator().manual_seed(0), config)["loss"].backward()
+    if processes.world() > 1:
+        _timed(spent, "waiting", torch.distributed.barrier)
     _timed(spent, "averaging", lambda: average_gradients(model.parameters()))
     optimizer.step()
     optimizer.zero_grad()
 
 
-def _timed(spent: dict[str, float], name: str, work: Callable[[], None]) -> None:
+def _timed(spent: dict[str, float], name: str, work: Callable[[], object]) -> None:
     started = time.perf_counter()
     work()
     spent[name] += time.perf_counter() - started

@@ -1,6 +1,7 @@
 """Linear layers by oneDNN: the numbers of PyTorch's own, for every shape and use, and nothing left behind."""
 
 from copy import deepcopy
+from typing import Any
 
 import pytest
 import torch
@@ -38,7 +39,7 @@ def test_values_and_gradients_are_those_of_pytorchs_linear(shape, biased, transp
     towards = random(*rows, outs, seed=3)
     found = []
     for way in (linear, F.linear):
-        leaves = [None if part is None else part.clone().requires_grad_() for part in given]
+        leaves: Any = [None if part is None else part.clone().requires_grad_() for part in given]
         result = way(*leaves)
         result.backward(towards)
         found.append([result.detach(), *(leaf.grad for leaf in leaves if leaf is not None)])
@@ -113,7 +114,7 @@ def test_small_products_stay_with_pytorch(monkeypatch):
 
 
 def test_layers_are_as_they_were_afterwards_and_a_hook_of_others_stays(everywhere):
-    network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    network: Any = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     network.append(network[0])  # shared
 
     def others(x):

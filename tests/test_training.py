@@ -3,6 +3,7 @@
 import math
 import re
 import signal
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,19 @@ def test_batches_are_full_and_use_every_item_equally(items, size):
     drawn = np.concatenate([batches(step) for step in range(items)])
     assert all(len(batches(step)) == size for step in range(items))
     assert np.bincount(drawn, minlength=items).tolist() == [size] * items
+
+
+def test_choosing_a_batch_among_a_million_copies_the_batch_alone():
+    batches = epoch_batches(1_000_000, 64, seed=0)
+    expected = np.random.default_rng([0, 0]).permutation(1_000_000)[64:128]
+    batches(0)
+    tracemalloc.start()
+    try:
+        found = batches(1)
+        assert tracemalloc.get_traced_memory()[1] < 100 * found.nbytes
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_a_diverging_loss_is_one_sentence_with_the_step_and_the_remedy(tmp_path):

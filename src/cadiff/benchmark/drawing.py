@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -13,9 +14,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from cadiff.benchmark.machine import forget_peak, peak_memory, training_device
 from cadiff.benchmark.record import Measurement
-from cadiff.benchmark.training import resolve, write_profile
+from cadiff.benchmark.training import write_profile
 from cadiff.blocks import compiled_blocks
 from cadiff.diffuse.pipeline import FmriToImagePipeline
+from cadiff.diffuse.precision import resolved
 from cadiff.diffuse.sampling import make_scheduler, num_calls
 from cadiff.plan.machines import Machine, synchronise
 from cadiff.plan.time import drawing_cost
@@ -50,9 +52,14 @@ def time_drawing(
         profile_to: file for a table of the calls that take longest, in a few steps of the sampler.
     """
     device = training_device()
-    precision = resolve(config.precision, device)
+    precision = resolved(config.precision, device)
     compiled = device.type == "cuda" if compiled is None else compiled
     calls = num_calls(make_scheduler(config.scheduler, {}), config.num_inference_steps, config.strength)
+    # random betas: no picture is under the null
+    config, models = (
+        config.model_copy(update={"controls": ()}),
+        replace(models, context_length=context_length),
+    )
     cost = drawing_cost(config, models, batch, bf16=precision == "bf16")
     forget_peak(device)
     with torch.random.fork_rng():

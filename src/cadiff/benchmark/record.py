@@ -14,7 +14,8 @@ from cadiff.plan.time import Efficiency
 
 KIND, FORMAT = "benchmark", 1
 MEASURED = Path(__file__).parent / "measured"
-"""Records that come with the package, by the name of the GPU: h100.json."""
+"""Records that come with the package, by the name of the GPU: h100.json; and epyc.json, one thread of a processor, which only the
+tests of predicted times read."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,21 @@ class Measurement:
 
 
 @dataclass(frozen=True)
+class ByHand:
+    """What a script measured on the same machine, where `cadiff benchmark` did not run."""
+
+    stage: str
+    case: str
+    """What was done, in words."""
+    batch: int
+    compiled: bool
+    step_s: float
+    """Seconds of a batch."""
+    op_by_op_s: float
+    """See `Measurement`."""
+
+
+@dataclass(frozen=True)
 class Record:
     """A run of `cadiff benchmark`."""
 
@@ -72,6 +88,7 @@ class Record:
     measurements: list[Measurement] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     """Stage -> why it was left out."""
+    by_hand: list[ByHand] = field(default_factory=list)
 
 
 def write_record(path: Path, record: Record) -> Path:
@@ -100,6 +117,7 @@ def read_record(path: Path) -> Record:
         about["versions"],
         [Measurement(**found) for found in about["measurements"]],
         about["skipped"],
+        [ByHand(**found) for found in about.get("by_hand", ())],
     )
 
 
@@ -110,9 +128,17 @@ def shipped_record(gpu: str) -> Record | None:
 
 
 def efficiencies(record: Record) -> list[Efficiency]:
-    """What share of the op-by-op rate each stage reached, for `cadiff.plan.plan_times`."""
+    """What share of the op-by-op rate each stage reached, for `cadiff.plan.plan_times`; by hand where nothing else is."""
+    timed = {found.stage for found in record.measurements}
+    by_hand = [found for found in record.by_hand if found.stage not in timed]
     return [
-        Efficiency(found.stage, found.batch, found.op_by_op_s / found.step_s, record.machine.name)
-        for found in record.measurements
+        Efficiency(
+            found.stage,
+            found.batch,
+            found.op_by_op_s / found.step_s,
+            record.machine.name + (f" by a script ({found.case})" if isinstance(found, ByHand) else ""),
+            found.compiled if found.stage == "reconstruct" else None,
+        )
+        for found in (*record.measurements, *by_hand)
         if found.op_by_op_s
     ]

@@ -143,6 +143,7 @@ def time_training(
         unet.to(memory_format=torch.channels_last)
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
     profiler = profile(activities=activities) if profile_to else None
+    rates = machine if config.fit.graph is False else machine.replaying()
     warmup = warmup or (10 if device.type == "cuda" else 2)
     clock = Clock(device, warmup=warmup, repeats=repeats, least=least, profiler=profiler)
     _run(stage, work, batches or (lambda number: pool[number % len(pool)]), fitting, clock)
@@ -165,7 +166,7 @@ def time_training(
         reserved,
         step.cost.flops,
         machine.floor(step.cost, READ_TWICE * step.parameters + UPDATED * step.trained),
-        machine.op_by_op(step.cost) + update_s(step.trained, machine),
+        rates.op_by_op(step.cost) + update_s(step.trained, machine),
     )
 
 

@@ -24,7 +24,7 @@ ATTENTION = {
 }
 
 
-Unit = Literal["bf16", "tf32", "fp32"]
+Unit = Literal["bf16", "tf32", "fp32", "attention"]
 
 
 class Op(NamedTuple):
@@ -33,7 +33,8 @@ class Op(NamedTuple):
     flops: int
     bytes: int
     unit: Unit
-    """What computes it: in bfloat16, or in float32, where GPUs do convolutions with their tensor cores."""
+    """What computes it: in bfloat16, or in float32, where GPUs do convolutions with their tensor cores; fused attention in
+    float32 apart."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,8 @@ class CostCounter(TorchDispatchMode):
 def _unit(func: Any, read: list[Tensor]) -> Unit:
     if any(t.dtype in (torch.bfloat16, torch.float16) for t in read):
         return "bf16"
+    if str(func._overloadpacket) in ATTENTION:
+        return "attention"
     return "tf32" if "convolution" in str(func) else "fp32"
 
 

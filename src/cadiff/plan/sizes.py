@@ -40,4 +40,5 @@ def find_models(
             )
             for count, voxels in [(len(table), table) for table in tables] or [simulated]
         )
-    return Models(FmriMaeConfig(**config.mae.model_dump(), num_voxels=length), image_mae, prior)
+    sizes = FmriMaeConfig(**config.mae.model_dump(), num_voxels=length)
+    return Models(sizes, image_mae, prior, configs["diffuse"].context_length)

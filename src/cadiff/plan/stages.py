@@ -10,12 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from cadiff.diffuse.reconstruct import ReconstructConfig
+from cadiff.plan.amounts import DRAWN_ONCE
 from cadiff.plan.memory import Step, count_step
 from cadiff.plan.workloads import WORKLOADS, Models, build_prior
 from cadiff.priors.load import decode
-
-CONTEXT_LENGTH = 77
-"""Context tokens of the published model; those of an experiment stand in the settings of `diffuse`."""
 
 
 def training_step(stage: str, config: Any, models: Models, batch: int, *, bf16: bool) -> Step:
@@ -70,10 +68,10 @@ def _drawing(
 
     def step(network: Any) -> None:
         prior = network.prior
-        rows = batch * (2 if config.guidance_scale != 1 else 1)
+        rows = batch + guided_rows(config, batch)
         with torch.no_grad():
             latents = torch.randn(rows, *prior.latent_shape)
-            context = torch.randn(rows, CONTEXT_LENGTH, prior.context_dim)
+            context = torch.randn(rows, models.context_length, prior.context_dim)
             time = torch.randn(rows, prior.time_dim)
             if sampler:
                 prior.unet(latents, torch.zeros(rows), encoder_hidden_states=context, class_labels=time)
@@ -82,6 +80,14 @@ def _drawing(
                     decode(prior.vqvae, latents[:batch], prior.scaling_factor)
 
     return count_step(build, step, bf16=bf16)
+
+
+def guided_rows(config: ReconstructConfig, batch: int) -> int:
+    """Of a batch of pictures, those that the network sees twice, also under the null: not those of `prior_only`, which are."""
+    if config.guidance_scale == 1:
+        return 0
+    conditions = 1 + len({*config.controls} - {DRAWN_ONCE}) + len(config.repeats)
+    return batch - ("prior_only" in config.controls) * batch // conditions
 
 
 STEPS: dict[str, Callable[..., Step]] = {

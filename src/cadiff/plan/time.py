@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cadiff.diffuse.drawing import COMPILED
 from cadiff.diffuse.sampling import make_scheduler, num_calls
 from cadiff.plan.amounts import Amounts
 from cadiff.plan.choose import StagePlan
@@ -23,7 +24,8 @@ from cadiff.plan.workloads import Models
 BYTES_LEARNT = 40
 """Bytes of each trained parameter that move in a step beside the ops counted, in float32: its gradient is scaled (8), and
 AdamW reads weight, gradient and two moments and writes weight and moments (28); another 4 for the norm of the gradient."""
-ASSUMED = 0.5
+ASSUMED, ASSUMED_ON_CPU = 0.5, 0.65
+"""Where none was measured; the stages of the demo reach .49 to .88 on an EPYC, from run to run (docs/benchmarks.md)."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Efficiency:
     value: float
     source: str
     """"assumed", or the machine it was measured on."""
+    compiled: bool | None = None
+    """Whether blocks were compiled, where it is known."""
 
 
 @dataclass(frozen=True)
@@ -72,29 +76,39 @@ def plan_times(
         models: sizes.
         amounts: how much there is to do.
         machine: its rates.
-        efficiencies: measured ones; of a stage, that of the nearest batch is taken.
+        efficiencies: measured ones; of a stage, that of the nearest batch is taken, of drawing among those that were compiled
+            or not, as this will be.
         bf16: matrix products in bfloat16.
     """
     found = []
     for stage in stages:
         config = configs[stage.stage]
-        efficiency = nearest(efficiencies, stage.stage, stage.batch_size)
+        assumed = ASSUMED_ON_CPU if machine.on_cpu else ASSUMED
+        compiled = None
         if stage.stage == "reconstruct":
             batch_s = machine.op_by_op(drawing_cost(config, models, stage.batch_size, bf16=bf16))
             seconds, count = batch_s / stage.batch_size, amounts.pictures(config)
+            much = count is None or count * drawing_calls(config) >= COMPILED  # as `cadiff.diffuse.drawing`
+            compiled = (much and not machine.on_cpu) if config.compile is None else config.compile
         else:
-            seconds = stage.accumulate * machine.op_by_op(stage.cost) + update_s(stage.trained, machine)
+            graph = config.fit.graph is not False and stage.accumulate == 1
+            rates = machine.replaying() if graph else machine
+            seconds = stage.accumulate * rates.op_by_op(stage.cost) + update_s(stage.trained, machine)
             count = amounts.steps(stage.stage, config)
+        efficiency = nearest(efficiencies, stage.stage, stage.batch_size, assumed, compiled)
         found.append(StageTime(stage.stage, seconds / efficiency.value, count, efficiency))
     return found
 
 
 def drawing_cost(config: Any, models: Models, batch: int, *, bf16: bool) -> Cost:
     """What a batch of pictures costs: every call of the network, and the decoding."""
-    calls = num_calls(make_scheduler(config.scheduler, {}), config.num_inference_steps, config.strength)
-    return (
-        sampler_step(config, models, batch, bf16=bf16).cost * calls + decoder_step(config, models, batch).cost
-    )
+    calls = sampler_step(config, models, batch, bf16=bf16).cost * drawing_calls(config)
+    return calls + decoder_step(config, models, batch).cost
+
+
+def drawing_calls(config: Any) -> int:
+    """How often the network is called for a batch of pictures."""
+    return num_calls(make_scheduler(config.scheduler, {}), config.num_inference_steps, config.strength)
 
 
 def update_s(trained: int, machine: Machine) -> float:
@@ -102,8 +116,18 @@ def update_s(trained: int, machine: Machine) -> float:
     return BYTES_LEARNT * trained / machine.bandwidth
 
 
-def nearest(efficiencies: Sequence[Efficiency], stage: str, batch: int) -> Efficiency:
-    """That of the stage at the batch nearest to this one, as a ratio; an assumed one where none was measured."""
-    assumed = Efficiency(stage, batch, ASSUMED, "assumed")
+def nearest(
+    efficiencies: Sequence[Efficiency],
+    stage: str,
+    batch: int,
+    assumed: float = ASSUMED,
+    compiled: bool | None = None,
+) -> Efficiency:
+    """That of the stage at the batch nearest to this one, as a ratio; an assumed one where none was measured.
+
+    With `compiled`, those that were measured the other way do not count, unless there are no others.
+    """
     of_stage = [e for e in efficiencies if e.stage == stage]
-    return min(of_stage, key=lambda e: max(e.batch / batch, batch / e.batch), default=assumed)
+    alike = [e for e in of_stage if None in (compiled, e.compiled) or e.compiled == compiled]
+    guess = Efficiency(stage, batch, assumed, "assumed")
+    return min(alike or of_stage, key=lambda e: max(e.batch / batch, batch / e.batch), default=guess)

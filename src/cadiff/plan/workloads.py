@@ -41,6 +41,8 @@ class Models:
     """"shipped", a ViT-MAE folder or a prior folder that holds one, or "published": ViT-MAE base."""
     prior: str | Path = "shipped"
     """"shipped", a prior folder, or "published": the label-to-image model of the paper."""
+    context_length: int = 77
+    """Context tokens of the U-Net."""
 
 
 @dataclass(frozen=True)
