@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from cadiff.data.dataset import BrainDataset, write_dataset
 from cadiff.data.preprocess import PreprocessConfig, Preprocessor
@@ -30,6 +31,7 @@ def world():
     whitened = torch.from_numpy(noise.whitened(readers))
     identity = Preprocessor.fit(rng.normal(size=(2000, VOXELS)), PreprocessConfig(), patch_size=1)
     return LatentLikelihood(
+        voxels=np.arange(VOXELS),
         preprocessor=identity,
         mean=torch.tensor([0.5, -0.2, 0.1, 0.3], dtype=torch.float64),
         components=torch.from_numpy(axes),
@@ -97,7 +99,7 @@ def posterior(world, evidence):
     return mean, world.components @ covariance @ world.components.T
 
 
-@pytest.mark.parametrize("scheduler", ["ddim", "dpm++"])
+@pytest.mark.parametrize("scheduler", ["ddim", "dpm++", "pndm", "euler"])
 @pytest.mark.parametrize("repeats", [1, 35])
 def test_samples_are_those_of_the_posterior_where_latents_are_normal(world, scheduler, repeats):
     evidence = world.evidence(np.array([[0.8, -1.0, 0.4]]), np.array([repeats]))
@@ -164,19 +166,24 @@ def linear_subject(tmp_path):
     )
 
 
-def quarters(images):
+def colours(images):
+    """Mean colours of quarters (n, 3, 2, 2), the "latents" here."""
     return (
         torch.from_numpy(images.reshape(len(images), 2, 8, 2, 8, 3).mean((2, 4)).transpose(0, 3, 1, 2)) / 64
         - 2
     )
 
 
+def quarters(data):
+    return lambda names: colours(data.images(names, 16))
+
+
 def test_a_linear_brain_is_inverted(linear_subject):
     data = linear_subject
-    model = LatentLikelihood.fit(data, data.rows("train"), quarters, size=16)
+    model = LatentLikelihood.fit(data, data.rows("train"), quarters(data))
     assert model.facts["held_out_r2"]["median"] > 0.95
     rows = data.rows("test")
-    truth = quarters(data.images(data.trials["stimulus_id"].iloc[rows], 16)).float()
+    truth = colours(data.images(data.trials["stimulus_id"].iloc[rows], 16)).float()
     evidence = model.evidence(data.betas[rows], np.ones(len(rows)))
     nothing_known = model.mean.view(1, 3, 2, 2).expand(len(rows), -1, -1, -1).float()
     found = model.corrected(nothing_known, evidence, 0.0)
@@ -185,9 +192,27 @@ def test_a_linear_brain_is_inverted(linear_subject):
     assert (others - truth).square().mean() > (nothing_known - truth).square().mean()
 
 
+def test_only_the_given_voxels_are_read(linear_subject):
+    data, few = linear_subject, np.arange(5, 15)
+    model = LatentLikelihood.fit(data, data.rows("train"), quarters(data), voxels=few)
+    betas = np.array(data.betas[data.rows("test")])
+    elsewhere = betas.copy()
+    elsewhere[:, [0, 1, 19]] = 1e6
+    one = np.ones(len(betas))
+    assert torch.equal(model.evidence(betas, one).score, model.evidence(elsewhere, one).score)
+    assert model.facts["voxels"] == 10
+
+
+def test_averages_are_believed_like_single_trials_where_noise_is_unknown(linear_subject):
+    model = LatentLikelihood.fit(linear_subject, linear_subject.rows("train"), quarters(linear_subject))
+    assert (model.misfit, model.facts["misfit_from"]) == (1.0, "unknown")
+    betas = linear_subject.betas[linear_subject.rows("test")]
+    assert model.evidence(betas, np.full(len(betas), 35)).weight.tolist() == [1.0] * len(betas)
+
+
 def test_only_training_trials_are_learnt_from(linear_subject, tmp_path):
     data = linear_subject
-    before = LatentLikelihood.fit(data, data.rows("train"), quarters, size=16)
+    before = LatentLikelihood.fit(data, data.rows("train"), quarters(data))
     betas = np.array(data.betas)
     betas[data.rows("test")] *= -1
     changed = write_dataset(
@@ -201,10 +226,10 @@ def test_only_training_trials_are_learnt_from(linear_subject, tmp_path):
         images={name: data.image(name) for name in data.stimuli.index},
     )
     other = BrainDataset.open(changed)
-    after = LatentLikelihood.fit(other, other.rows("train"), quarters, size=16)
+    after = LatentLikelihood.fit(other, other.rows("train"), quarters(other))
     assert torch.equal(before.curvature, after.curvature)
     with pytest.raises(DataError, match="2 training stimuli"):
-        LatentLikelihood.fit(data, data.rows("train")[:2], quarters, size=16)
+        LatentLikelihood.fit(data, data.rows("train")[:2], quarters(data))
 
 
 @pytest.fixture
@@ -217,30 +242,52 @@ def tuned(dataset_folder, encoder_folder, prior_folder, tmp_path):
 def drawn(tuned, dataset_folder, out, **options):
     settings = {"num_inference_steps": 3, "num_images_per_trial": 2, "importance": False, **options}
     folder = reconstruct(ReconstructConfig(**settings), tuned, dataset_folder, out)
-    table = pd.read_csv(folder / "samples.tsv", sep="\t")
-    pictures = {
-        name: [(folder / file).read_bytes() for file in part["file"]]
-        for name, part in table.groupby("condition")
-    }
-    return folder, pictures
+    pictures: dict[str, list[np.ndarray]] = {}
+    for row in pd.read_csv(folder / "samples.tsv", sep="\t").itertuples():
+        with Image.open(folder / str(row.file)) as picture:
+            pictures.setdefault(str(row.condition), []).append(np.array(picture))
+    return folder, {name: np.stack(found).astype(int) for name, found in pictures.items()}
 
 
 def test_brain_and_shuffled_are_pulled_and_what_reads_no_betas_is_not(tuned, dataset_folder, tmp_path):
-    _, plain = drawn(tuned, dataset_folder, tmp_path / "plain", repeats=[1])
-    folder, pulled = drawn(tuned, dataset_folder, tmp_path / "pulled", repeats=[1], likelihood=1)
-    assert pulled["prior_only"] == plain["prior_only"]
+    options = {"repeats": [1], "controls": ("prior_only", "shuffled", "label_oracle"), "guidance_scale": 2.0}
+    _, plain = drawn(tuned, dataset_folder, tmp_path / "plain", **options)
+    folder, pulled = drawn(tuned, dataset_folder, tmp_path / "pulled", likelihood=1, **options)
+    for name in ("prior_only", "label_oracle"):
+        assert np.array_equal(pulled[name], plain[name]), name
     for name in ("brain", "shuffled", "repeats_1"):
-        assert pulled[name] != plain[name], name
-    about = json.loads((folder / "config.json").read_text())
-    assert set(about["provenance"]["likelihood"]) == {"components", "held_out_r2", "misfit", "shrinkage"}
-    _, one_by_one = drawn(
-        tuned, dataset_folder, tmp_path / "batches", repeats=[1], likelihood=1, batch_size=3
-    )
-    assert one_by_one.keys() == pulled.keys()
-    _, again = drawn(tuned, dataset_folder, tmp_path / "again", repeats=[1], likelihood=1)
-    assert again == pulled
+        assert not np.array_equal(pulled[name], plain[name]), name
+    about = json.loads((folder / "config.json").read_text())["provenance"]["likelihood"]
+    assert (about["trials"], about["stimuli"], about["misfit_from"]) == (16, 8, "repeats")
+    _, in_threes = drawn(tuned, dataset_folder, tmp_path / "batches", likelihood=1, batch_size=3, **options)
+    assert max(np.abs(in_threes[name] - pulled[name]).max() for name in pulled) <= 1
+    _, again = drawn(tuned, dataset_folder, tmp_path / "again", likelihood=1, **options)
+    assert all(np.array_equal(again[name], pulled[name]) for name in pulled)
 
 
-def test_silenced_voxels_are_refused():
-    with pytest.raises(ValueError, match="likelihood is not known of silenced voxels"):
-        ReconstructConfig(likelihood=1, only_rois=("V1",))
+def test_a_search_goes_on_around_what_was_pulled(tuned, dataset_folder, tmp_path):
+    search = {"rerank": "encoding", "rerank_features": ("pixels",), "rerank_rounds": 2, "controls": ()}
+    search |= {"num_images_per_trial": 4, "num_inference_steps": 4}
+    _, plain = drawn(tuned, dataset_folder, tmp_path / "plain", **search)
+    folder, pulled = drawn(tuned, dataset_folder, tmp_path / "pulled", likelihood=1, **search)
+    assert pulled["brain"].shape == plain["brain"].shape == (4, 16, 16, 3)
+    assert not np.array_equal(pulled["brain"], plain["brain"])
+    table = pd.read_csv(folder / "rerank.tsv", sep="\t")
+    assert len(table) == 4 * 8
+    assert (
+        table["weight"].isna().all()
+    )  # the betas drew these samples: weighing them by the betas counts them twice
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"only_rois": ("V1",)}, "likelihood is not known of silenced voxels"),
+        ({"split": "train"}, "likelihood is fitted on the training trials"),
+        ({"rerank": "encoding", "rerank_mode": "mean"}, "which drew them already"),
+        ({"likelihood": float("inf")}, "finite"),
+    ],
+)
+def test_what_would_ask_the_betas_twice_or_not_at_all_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        ReconstructConfig(**{"likelihood": 1, **options})

@@ -33,9 +33,10 @@ from cadiff.diffuse.trainable import UnetBlocks, gradients_on_the_way_up
 from cadiff.draws import drawn
 from cadiff.encoding.features import JUDGE
 from cadiff.errors import ConfigError, DataError
+from cadiff.priors.adapted import name_base, save_adapted
 from cadiff.priors.image_context import ImageContext, uncertain
 from cadiff.priors.images import LabelledImages, load_images
-from cadiff.priors.load import ImagePrior, load_prior, save_adapted
+from cadiff.priors.load import ImagePrior, load_prior
 from cadiff.priors.seeing import see
 from cadiff.priors.sheets import save_sheet
 from cadiff.processes import on_main
@@ -144,7 +145,7 @@ def adapt_prior(
     both = nn.ModuleDict({"context": context, "unet": base.unet})
     result = fit(loss, {"model": both}, batches, config.fit, run=run, description="adapt", capturable=True)
     about = {
-        "base": str(prior),
+        "base": name_base(prior),
         "base_digest": base.digest,
         "num_images": len(train),
         "images_digest": pictures.digest,

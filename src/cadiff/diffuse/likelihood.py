@@ -18,8 +18,8 @@ k components.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,8 +40,8 @@ NUM_COMPONENTS = 512
 LEAST = 1e-4
 """Of the largest variance: components below it are left to the denoiser."""
 
-Encode = Callable[[np.ndarray], Tensor]
-"""Pictures uint8 (n, H, W, 3) -> scaled latents (n, c, h, w)."""
+LatentsOf = Callable[[Sequence[str]], Tensor]
+"""Stimulus ids -> scaled latents (n, c, h, w) of their pictures."""
 
 
 class Evidence(NamedTuple):
@@ -61,7 +61,10 @@ class Evidence(NamedTuple):
 class LatentLikelihood:
     """A fitted model of betas given latents. Make one with `LatentLikelihood.fit`."""
 
+    voxels: np.ndarray
+    """(V,) which of the subject's voxels are read."""
     preprocessor: Preprocessor
+    """Of those."""
     mean: Tensor
     """(D,) mean latent of the training pictures, float64."""
     components: Tensor
@@ -75,39 +78,48 @@ class LatentLikelihood:
     noise: NoiseCovariance
     """Of single trials."""
     misfit: float
-    """Share of the noise that averaging repeats leaves."""
+    """Share of the noise that averaging repeats leaves; 1 where the training trials do not tell."""
     curvature: Tensor
     """(k, k): A^T N^-1 A of single trials."""
     facts: dict[str, Any]
-    """How well it predicts held out, as JSON values."""
+    """What it was fitted on and how well it predicts held out, as JSON values."""
+    _bases: dict[float, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def fit(
-        cls, data: BrainDataset, rows: np.ndarray, encode: Encode, *, size: int, seed: int = 0
+        cls,
+        data: BrainDataset,
+        rows: np.ndarray,
+        latents_of: LatentsOf,
+        *,
+        voxels: np.ndarray | None = None,
+        seed: int = 0,
     ) -> LatentLikelihood:
         """Fits on training trials.
 
         Args:
             data: the subject. rows: its training trials.
-            encode: the pictures' latents; they are given at `size` pixels.
+            latents_of: latents of their pictures.
+            voxels: which of the subject's voxels to read; all by default.
             seed: of the folds.
 
         Raises:
             DataError: fewer than 3 training stimuli, a leak between the splits, or betas that are not finite.
         """
         check_disjoint(data)
-        betas = data.betas[rows]
         ids = [str(name) for name in data.trials["stimulus_id"].to_numpy()[rows]]
         names = list(dict.fromkeys(ids))
         if len(names) < 3:
             raise DataError(
                 f"{data.folder}: {len(names)} training stimuli; a likelihood of latents needs at least 3."
             )
+        voxels = np.arange(data.betas.shape[1]) if voxels is None else voxels
+        betas = data.betas[rows][:, voxels]
         preprocessor = Preprocessor.fit(betas, PreprocessConfig(), patch_size=1)
         place = {name: i for i, name in enumerate(names)}
         shown = np.array([place[name] for name in ids])
         responses = Responses.of(preprocessor(betas).astype(np.float64), shown)
-        latents = encode(data.images(names, size)).flatten(1).double().cpu()
+        latents = latents_of(names).flatten(1).double().cpu()
         mean = latents.mean(0)
         _, spreads, axes = torch.linalg.svd(latents - mean, full_matrices=False)
         variance = spreads**2 / len(latents)
@@ -115,37 +127,45 @@ class LatentLikelihood:
         components, variance = axes[:kept].T.contiguous(), variance[:kept]
         d = ((latents - mean) @ components).numpy()
         kernel = d @ d.T
-        within = noise_variance(data, preprocessor)
+        ceiling = data.voxels["noise_ceiling"].to_numpy(dtype=float)[voxels][preprocessor.voxel_index]
+        within = noise_variance(ceiling)
         found = measure([kernel], responses, within=within, min_r2=None, num_folds=5, seed=seed)
+        repeated = bool((responses.repeats > 1).any())
+        known = repeated or within is not None
         betas_mean = responses.means.mean(axis=0)
         readers = d.T @ final_dual([kernel], responses.means - betas_mean, found.choice)
         whitened = torch.from_numpy(found.noise.whitened(readers))
+        misfit = found.misfit if known else 1.0
         facts = {
+            "trials": len(ids),
+            "stimuli": len(names),
+            "voxels": len(voxels),
             "components": kept,
             "held_out_r2": {"median": float(np.median(found.r2)), "p90": float(np.quantile(found.r2, 0.9))},
-            "misfit": found.misfit,
+            "misfit": misfit,
+            "misfit_from": "repeats" if repeated else "noise ceilings" if known else "unknown",
             "shrinkage": found.noise.shrinkage,
         }
-        curvature = whitened @ whitened.T
         return cls(
-            preprocessor,
-            mean,
-            components,
-            variance,
-            betas_mean,
-            readers,
-            found.noise,
-            found.misfit,
-            curvature,
-            facts,
+            voxels=voxels,
+            preprocessor=preprocessor,
+            mean=mean,
+            components=components,
+            variance=variance,
+            betas_mean=betas_mean,
+            readers=readers,
+            noise=found.noise,
+            misfit=misfit,
+            curvature=whitened @ whitened.T,
+            facts=facts,
         )
 
     def evidence(self, betas: np.ndarray, repeats: np.ndarray, weight: float = 1.0) -> Evidence:
-        """What raw betas (m, V), each row the average of `repeats` trials (m,), say.
+        """What raw betas of the subject (m, all its voxels), each row the average of `repeats` trials (m,), say.
 
         `weight` is a factor of the log likelihood: 1 believes the model's own noise.
         """
-        missed = self.noise.whitened(self.preprocessor(betas) - self.betas_mean)
+        missed = self.noise.whitened(self.preprocessor(betas[:, self.voxels]) - self.betas_mean)
         each = weight / spread(repeats, self.misfit)
         score = (missed @ self.noise.whitened(self.readers).T) * each[:, None]
         return Evidence(torch.from_numpy(score), torch.from_numpy(each))
@@ -159,13 +179,19 @@ class LatentLikelihood:
         Worked out on the CPU in float64. Rows without evidence come back as they are, to the bit.
         """
         d = (clean.flatten(1).double().cpu() - self.mean) @ self.components
-        known = 1 / self.variance + kept / max(1 - kept, 1e-12)  # S_t^-1, along the components
+        signal = kept / max(1 - kept, 1e-12)
+        known = 1 / self.variance + signal  # S_t^-1, along the components
         change = torch.zeros_like(d)
         for weight in evidence.weight[evidence.weight > 0].unique().tolist():
             some = evidence.weight == weight
-            precision = torch.diag(known) + weight * self.curvature
-            change[some] = (
-                torch.linalg.solve(precision, (d[some] * known + evidence.score[some]).T).T - d[some]
-            )
+            precision, basis = self._basis(weight)
+            towards = (d[some] * known + evidence.score[some]) @ basis
+            change[some] = (towards / (precision + signal)) @ basis.T - d[some]
         moved = (change @ self.components.T).view(clean.shape)
         return clean + moved.to(clean.device, clean.dtype)
+
+    def _basis(self, weight: float) -> tuple[Tensor, Tensor]:
+        """Eigenvalues and vectors of C^-1 + w A^T N^-1 A: the same for all steps, which only add to the diagonal."""
+        if weight not in self._bases:
+            self._bases[weight] = torch.linalg.eigh(torch.diag(1 / self.variance) + weight * self.curvature)
+        return self._bases[weight]

@@ -7,7 +7,7 @@ of them however many there are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -26,7 +26,7 @@ from cadiff.diffuse.class_start import class_starts
 from cadiff.diffuse.controls import AUTOENCODED, Trials, autoencoded, control, read_betas
 from cadiff.diffuse.drawing import Drawing
 from cadiff.diffuse.importance import condition_importance, importance_table
-from cadiff.diffuse.latents import to_unit_range
+from cadiff.diffuse.latents import crop_latents
 from cadiff.diffuse.likelihood import LatentLikelihood
 from cadiff.diffuse.pictures import KIND, sample_table, save_picture
 from cadiff.diffuse.pipeline import FmriToImagePipeline, find_pipeline, open_pipeline, pipeline_protocol
@@ -35,7 +35,7 @@ from cadiff.diffuse.rerank import ENCODING, Reranker, open_encoding
 from cadiff.diffuse.settings import ReconstructConfig
 from cadiff.diffuse.variants import Variant, repeat_variants, roi_variants
 from cadiff.errors import DataError
-from cadiff.priors.load import encode
+from cadiff.priors.load import ImagePrior
 
 T = TypeVar("T")
 
@@ -45,8 +45,9 @@ def reconstruct(config: ReconstructConfig, pipeline: Path, dataset: Path, out: P
 
     Args:
         pipeline: pipeline folder of `diffuse`.
-        dataset: dataset folder of the subject that the pipeline was tuned on. Betas and labels are read, pictures only for
-            the condition `autoencoded`, which shows them to no network that draws.
+        dataset: dataset folder of the subject that the pipeline was tuned on. Betas and labels are read, of the pictures drawn
+            only those of the condition `autoencoded`, which shows them to no network that draws; training pictures where a
+            model of the betas is fitted (`likelihood`, `rerank`).
         out: folder to make: config.json, samples.tsv (condition, stimulus_id, sample, file), images/, and
             voxel_importance.tsv (voxel, rois, importance, x, y, z where known); with `rerank` also rerank.tsv (condition,
             stimulus_id, sample as drawn, round after round, log_likelihood, weight among those of the first round) and
@@ -151,11 +152,13 @@ def _likelihood(
         raise DataError(
             f"{data.folder} has no training trials to fit the likelihood of latents on: set likelihood=0, or give such a dataset."
         )
+    prior = ImagePrior(pipe.vqvae, pipe.unet, pipe.scheduler, pipe.vqvae.config["scaling_factor"])
 
-    def latents(images: np.ndarray) -> Tensor:
-        return encode(pipe.vqvae, to_unit_range(images), pipe.vqvae.config["scaling_factor"])
+    def latents_of(stimulus_ids: Sequence[str]) -> Tensor:
+        return crop_latents(data, stimulus_ids, prior, num_crops=0, crop_ratio=0.0, seed=0)[:, 0]
 
-    return LatentLikelihood.fit(data, rows, latents, size=pipe.image_size, seed=config.seed)
+    voxels = pipe.conditioner.preprocessor.voxel_index
+    return LatentLikelihood.fit(data, rows, latents_of, voxels=voxels, seed=config.seed)
 
 
 def _trials(config: ReconstructConfig, data: BrainDataset) -> Trials:

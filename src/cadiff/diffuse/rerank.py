@@ -150,7 +150,8 @@ class Reranker:
     def table(self, stimulus_ids: Sequence[str]) -> pd.DataFrame:
         """Likelihood and posterior weight of every sample, numbered as it was drawn, of the conditions that were ranked.
 
-        Only samples of the first generation are equally probable beforehand: weights are among them, later ones have none.
+        Only samples of the first generation are equally probable beforehand: weights are among them, later ones have none; nor
+        has any that was drawn by a likelihood (`likelihood`), which would count the betas twice.
         """
         rows: list[dict[str, Any]] = [
             {
@@ -168,6 +169,8 @@ class Reranker:
 
     def _weights(self, values: np.ndarray) -> np.ndarray:
         """(s,) of the first generation, from the log likelihoods of all."""
+        if self.config.likelihood:
+            return np.empty(0)
         first = values[None, : self.num_samples]
         return self.model.weights(first, of_mean=self.config.rerank_mode == "mean")[0]
 

@@ -113,7 +113,7 @@ class ReconstructConfig(Config):
     """1 turns guidance off."""
     strength: float = Field(1.0, gt=0, le=1)
     """Below 1, begin at the noised latent start, which the pipeline must have."""
-    likelihood: float = Field(0.0, ge=0)
+    likelihood: float = Field(0.0, ge=0, allow_inf_nan=False)
     """Pull every denoising step towards latents under which the betas are likely, by a linear encoding model fitted on the
     training trials: 1 believes its own noise, 0 leaves it out (ours; docs/likelihood.md)."""
     controls: tuple[Control, ...] = ("prior_only", "shuffled")
@@ -166,10 +166,20 @@ class ReconstructConfig(Config):
         return self
 
     @model_validator(mode="after")
-    def _silenced_voxels_say_nothing(self) -> ReconstructConfig:
+    def _likelihood_is_asked_once(self) -> ReconstructConfig:
         if self.likelihood and (self.only_rois or self.without_rois):
             raise ValueError(
                 "likelihood is not known of silenced voxels: leave only_rois and without_rois out, or set likelihood=0"
+            )
+        if self.likelihood and self.split == "train":
+            raise ValueError(
+                "likelihood is fitted on the training trials, so drawings of these would look better than any others: set "
+                "split=test, or likelihood=0"
+            )
+        if self.likelihood and self.rerank is not None and self.rerank_mode == "mean":
+            raise ValueError(
+                "rerank_mode=mean weighs samples by the likelihood of the betas, which drew them already: set likelihood=0, or "
+                "another mode"
             )
         return self
 

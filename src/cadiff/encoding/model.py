@@ -123,7 +123,9 @@ class EncodingModel:
             every = [np.concatenate([a, b(c)]) for a, b, c in zip(scaled, blocks, spaces(ready), strict=True)]
             shown = np.concatenate([images, ready])
         ring: dict[str, Any] = {
-            "within": noise_variance(dataset, preprocessor),
+            "within": noise_variance(
+                dataset.voxels["noise_ceiling"].to_numpy(dtype=float)[preprocessor.voxel_index]
+            ),
             "min_r2": min_r2,
             "num_folds": num_folds,
             "seed": seed,
@@ -265,9 +267,8 @@ def _warn_of_the_truth(spaces: Spaces, dataset: BrainDataset) -> None:
         )
 
 
-def noise_variance(dataset: BrainDataset, preprocessor: Preprocessor) -> np.ndarray | None:
-    """(V,) of normalised single trials, whose variance is 1, by the dataset's noise ceilings; None without any."""
-    ceiling = dataset.voxels["noise_ceiling"].to_numpy(dtype=float)[preprocessor.voxel_index]
+def noise_variance(ceiling: np.ndarray) -> np.ndarray | None:
+    """(V,) of normalised single trials, whose variance is 1, by noise ceilings (V,), NaN where unknown; None without any."""
     known = ceiling[np.isfinite(ceiling)]
     return 1.0 - np.where(np.isfinite(ceiling), ceiling, np.median(known)) if known.size else None
 
