@@ -16,8 +16,9 @@ from torch import Tensor
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
 from cadiff.contrast import FmriMaeConfig
+from cadiff.priors.adapted import save_adapted
 from cadiff.priors.image_context import ImageContext
-from cadiff.priors.load import load_prior, save_adapted, save_prior
+from cadiff.priors.load import load_prior, save_prior
 
 FMRI_MAE: dict[str, int] = {
     "patch_size": 4,

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from cadiff.diffuse.adapt import AdaptConfig, adapt_prior
-from cadiff.errors import ConfigError, DataError
+from cadiff.errors import ArtifactError, ConfigError, DataError
 from cadiff.priors.load import load_prior
 from cadiff.priors.seeing import picture_coordinates
 from cadiff.training import FitConfig
@@ -83,12 +83,29 @@ def test_features_are_heeded_after_some_training(pictures, prior_folder, tmp_pat
     [
         ({"num_heldout": 40}, DataError, "60 pictures are too few: 40 are held out"),
         ({"feature_components": 50}, DataError, "60 pictures are too few.*50 components"),
+        ({"latent_components": 40}, DataError, "60 pictures are too few.*40 components"),
+        ({"feature_components": 13}, DataError, "vary along 12 .* set feature_components=12"),
     ],
 )
 def test_too_few_pictures(pictures, prior_folder, tmp_path, options, error, message):
     with pytest.raises(error, match=message):
         adapt_prior(config(**options), pictures, tmp_path / "run", prior=prior_folder)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_in_use_is_refused_before_pictures_are_seen(pictures, prior_folder, tmp_path, monkeypatch):
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "thesis.txt").write_text("mine")
+    monkeypatch.setattr("cadiff.diffuse.adapt.see", None)
+    with pytest.raises(ArtifactError, match="never overwritten"):
+        adapt_prior(config(), pictures, tmp_path / "used", prior=prior_folder)
+
+
+def test_the_base_is_found_from_any_folder(pictures, prior_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(prior_folder.parent)
+    made = adapt_prior(config(steps=1), pictures, tmp_path / "run", prior=prior_folder.name)
+    monkeypatch.chdir(tmp_path / "photos")
+    assert load_prior(made).image_context is not None
 
 
 def test_a_prior_is_adapted_once_and_needs_labels(pictures, prior_folder, tmp_path):

@@ -1,6 +1,7 @@
 """The condition starts at features that the betas tell: the stage, the saved pipeline, and the linear baseline."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -124,6 +125,20 @@ def test_the_network_that_was_drawn_from_is_named_and_refused_as_judge(
         assert named == ["efficientnet-lite0"]
         with pytest.raises(ConfigError, match="efficientnet-lite0 had a say"):
             refuse_circular(EvaluateConfig(judge="efficientnet-lite0"), named, folder)
+
+
+def test_the_simulators_own_network_is_pointed_out(adapted, dataset_folder, encoder_folder, tmp_path):
+    folder = shutil.copytree(dataset_folder, tmp_path / "simulated")
+    about = json.loads((folder / "dataset_description.json").read_text())
+    about |= {"simulated": True, "classifier": "efficientnet-lite0"}
+    (folder / "dataset_description.json").write_text(json.dumps(about))
+    data = BrainDataset.open(folder)
+    with pytest.warns(UserWarning, match="efficientnet-lite0, .* is the truth itself"):
+        diffuse(settings(), folder, encoder_folder, tmp_path / "run", prior=adapted)
+    with pytest.warns(UserWarning, match="efficientnet-lite0, .* is the truth itself"):
+        RidgeFeatures.fit(data, data.rows("train"), prior=adapted)
+    data.description["classifier"] = "efficientnet-lite1"
+    RidgeFeatures.fit(data, data.rows("train"), prior=adapted)
 
 
 def test_planning_counts_the_base(adapted, prior_folder):

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from cadiff.errors import ArtifactError
+from cadiff.errors import ArtifactError, DataError
+from cadiff.priors.adapted import save_adapted
 from cadiff.priors.image_context import ImageContext, uncertain
-from cadiff.priors.load import load_prior
+from cadiff.priors.load import load_prior, prior_without_weights
 from tiny_networks import seeded, write_adapted, write_prior
 
 
@@ -85,6 +86,7 @@ def test_it_starts_at_the_labels_that_the_coordinates_tell(generator):
 @pytest.fixture
 def base(tmp_path):
     table = torch.randn(5, 12, generator=torch.Generator().manual_seed(1))
+    names = ["cat", "dog", "car", "tree"]
     with seeded(0):
         return write_prior(
             tmp_path / "base",
@@ -128,3 +130,47 @@ def test_another_base_and_damaged_weights_are_one_sentence(base, adapted):
         ArtifactError, match=r"unet_changes.safetensors cannot be read .* copy the prior again"
     ):
         load_prior(adapted)
+
+
+def test_a_missing_base_is_one_sentence_that_names_the_adapted_folder(base, adapted, tmp_path):
+    base.rename(tmp_path / "elsewhere")
+    for opened in (load_prior, prior_without_weights):
+        with pytest.raises(
+            ArtifactError, match=r"adapted is made of .*base, .* set base in .*adapted/prior.json"
+        ):
+            opened(adapted)
+    about = json.loads((adapted / "prior.json").read_text())
+    (adapted / "prior.json").write_text(json.dumps({**about, "base": str(adapted)}))
+    with pytest.raises(ArtifactError, match="adapted prior itself"):
+        load_prior(adapted)
+
+
+def test_a_folder_that_is_not_there_is_no_prior(tmp_path):
+    for opened in (load_prior, prior_without_weights):
+        with pytest.raises(ArtifactError, match="No prior at"):
+            opened(tmp_path / "gone")
+
+
+def test_more_components_than_pictures_vary_along_are_refused(generator):
+    features, latents = sample_pictures(generator)
+    flat = features.clone()
+    flat[:, 2:] = 1 + 1e-5 * features[:, 2:]  # two directions, the others as good as constant
+    with pytest.raises(DataError, match=r"vary along 2 .* feature_components=3"):
+        make().fit_coordinates(flat, latents)
+    with pytest.raises(DataError, match=r"vary along 7 .* feature_components=9"):
+        make(sizes=(9, 2)).fit_coordinates(features, latents)
+    with pytest.raises(DataError, match=r"vary along 59 .* latent_components=64"):
+        make(sizes=(3, 64)).fit_coordinates(features[:60], latents[:60])
+    with pytest.raises(DataError, match=r"vary along 0 .* latent_components=2"):
+        make().fit_coordinates(features, torch.ones(400, 3, 8, 8))
+
+
+def test_coordinates_survive_a_folder_of_half_precision(base, tmp_path, generator):
+    features, latents = sample_pictures(generator)
+    context = make()
+    context.fit_coordinates(features, latents * 1e-6)  # axes beyond float16
+    about = {"base": str(base), "base_digest": load_prior(base).digest}
+    again = load_prior(save_adapted(tmp_path / "half", context, {}, about)).image_context
+    assert again is not None
+    found = again.coordinates(features, latents * 1e-6)
+    assert torch.equal(found, context.coordinates(features, latents * 1e-6))

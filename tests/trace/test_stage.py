@@ -85,6 +85,24 @@ def test_a_run_folder_is_traced_by_one_word(run, judge):
     assert intact and len(looks) == 1
     assert looks[0]["systems"] == {"brain": folder_digest(run / "reconstructions")}
     assert record["integrity"]["stamp"].startswith("First look")
+    assert record["remarks"] == []
+
+
+def test_a_way_from_the_betas_past_the_context_is_pointed_out(run, judge):
+    config = read_json(run / "reconstructions" / "config.json")
+    config["config"] |= {"likelihood": 0.5, "rerank": "encoding", "class_start": False}
+    write_json(run / "reconstructions" / "config.json", config)
+    places = find_run(run)
+    made = trace(
+        places.dataset,
+        places.pipeline,
+        run / "trace",
+        reconstructions=places.reconstructions,
+        num_bootstrap=100,
+    )
+    (remark,) = read_json(made / "trace.json")["remarks"]
+    assert "drawn with likelihood and rerank, by which betas reach them directly" in remark
+    assert remark in (made / "trace.html").read_text()
 
 
 def test_the_page_stands_alone_and_says_the_verdict(run, judge):
@@ -215,6 +233,15 @@ def test_stations_are_what_the_pipeline_computes(run):
     assert not torch.allclose(
         again, random_encoder(conditioner.encoder, 5).tokens(betas).flatten(1), atol=1e-2
     )
+
+
+def test_encoders_of_any_name_are_stations_of_their_own(run):
+    conditioner = open_pipeline(run / "diffuse").conditioner
+    betas, start = torch.zeros(2, 40), torch.zeros(2, 12)
+    encoders = dict.fromkeys(("tuned", "mapped", "Phase 1", "phase 1"), conditioner.encoder)
+    names = [s.name for s in stations(conditioner, [Inputs(betas, start)], encoders=encoders)]
+    assert len(set(names)) == len(names) == 11
+    assert {"tuned_tokens", "mapped_tokens", "tuned+_tokens", "mapped+_tokens"} <= set(names)
 
 
 def test_what_does_not_belong_together_is_refused_in_one_sentence(run, linear_brain, tmp_path, judge):

@@ -23,6 +23,7 @@ from cadiff.data.dataset import BrainDataset
 from cadiff.data.preprocess import Preprocessor
 from cadiff.diffuse.conditioner import Condition
 from cadiff.diffuse.start import ImageStart
+from cadiff.encoding.simulated import warn_of_the_truth
 from cadiff.priors.load import load_prior
 from cadiff.priors.seeing import picture_coordinates
 
@@ -57,6 +58,8 @@ class RidgeFeatures:
             ConfigError: a prior that draws from labels alone.
         """
         opened = load_prior(prior)
+        if opened.image_context is not None:
+            warn_of_the_truth([opened.image_context.config["eye"]], dataset)
         preprocessor, betas, ids = prepare(dataset, rows, match_repeat_spread)
         names = sorted(set(ids))
         known = picture_coordinates(opened, dataset.images(names, size=opened.image_size))

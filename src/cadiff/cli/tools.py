@@ -65,7 +65,8 @@ def prior_adapt(
     - `cadiff prior adapt photos --out runs/adapted`
 
     Hand it on: `cadiff baseline ridge-features D --set prior=runs/adapted/prior`, `cadiff diffuse ... --prior
-    runs/adapted/prior --set image_start=true`. Leave the stimuli of the brain data out of the pictures.
+    runs/adapted/prior --set image_start=true --set context_length=8 --set label_start=false`. Leave the stimuli of the brain
+    data out of the pictures.
     """
     from cadiff.diffuse.adapt import adapt_prior
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +55,7 @@ class AdaptConfig(Config):
     seed: int = 0
     """Of the pictures held out and of the weights that training starts from."""
     eye: str = "efficientnet-lite0"
-    """Classifier whose features are drawn from; never the one that judges."""
+    """Classifier whose features are drawn from; never the one that judges. Simulated subjects are made from Lite0 by default."""
     eye_size: int = Field(160, ge=32, multiple_of=32)
     """Pixels a side that it is shown."""
     feature_components: int = Field(128, ge=1)
@@ -104,7 +105,7 @@ def adapt_prior(
         The folder `out/prior`.
 
     Raises:
-        DataError: pictures that cannot be read, or too few of them.
+        DataError: pictures that cannot be read, too few of them, or too much alike.
         ConfigError: a prior without labels or null label, or one that is adapted already.
         ArtifactError: `out` is in use, or is resumed with other settings, pictures or prior.
     """
@@ -116,23 +117,24 @@ def adapt_prior(
             f"{prior} has no label table with a null label, which an adapted prior starts from."
         )
     pictures = load_images(images, base.image_size)
-    if (
-        len(pictures) < 2 * config.num_heldout
-        or len(pictures) - config.num_heldout <= config.feature_components
-    ):
+    most = max(config.feature_components, config.latent_components)
+    if len(pictures) < 2 * config.num_heldout or len(pictures) - config.num_heldout <= most:
         raise DataError(
-            f"{len(pictures)} pictures are too few: {config.num_heldout} are held out, and {config.feature_components} "
-            "components need more than as many to train on; give more, or lower num_heldout and feature_components."
+            f"{len(pictures)} pictures are too few: {config.num_heldout} are held out, and {most} components need more than as "
+            "many to train on; give more, or lower num_heldout, feature_components or latent_components."
         )
     inputs = {"images": pictures.digest, "prior": base.digest}
-    run = RunFolder.open(out, stage="prior-adapt", config=config, resume=resume, inputs=inputs)
+    open_run = partial(RunFolder.open, out, stage="prior-adapt", config=config, resume=resume, inputs=inputs)
+    # what is there already is checked before the pictures are looked at, which takes minutes; a new folder is made after it
+    run = open_run() if out.is_file() or (out.is_dir() and any(out.iterdir())) else None
     target = out / "prior"
-    if target.is_dir():  # written in one rename, so it is whole
+    if run is not None and target.is_dir():  # written in one rename, so it is whole
         run.finish()
         return target
     train, heldout = pictures.split(config.num_heldout, seed=config.seed)
     features, latents = see(base, pictures.images, eye=config.eye, eye_size=config.eye_size)
     context = build_context(config, base, features[train], latents[train], _labels(base, pictures, train))
+    run = run or open_run()
     coordinates = context.coordinates(features, latents)
     loss = AdaptLoss(config, base, context)
     trained = tuned_parameters(base.unet, config.unet_blocks)

@@ -14,6 +14,7 @@ from cadiff.data.dataset import BrainDataset
 from cadiff.diffuse.latents import crop_latents
 from cadiff.diffuse.settings import DiffuseConfig
 from cadiff.diffuse.start import ImageStart, LabelStart, LatentStart
+from cadiff.encoding.simulated import warn_of_the_truth
 from cadiff.errors import ConfigError, DataError
 from cadiff.priors.load import ImagePrior
 from cadiff.priors.seeing import picture_coordinates
@@ -119,6 +120,8 @@ def fit_image_start(
     """The image start, the trials with their held-out start, and what to write into the provenance."""
     if not config.image_start:
         return None, trials, {}
+    if prior.image_context is not None:
+        warn_of_the_truth([prior.image_context.config["eye"]], data)
     coordinates = picture_coordinates(prior, data.images(trials.stimulus_ids, size=prior.image_size))
     start, held_out, ridge = ImageStart.fit(
         trials.betas, coordinates[trials.stimulus], _stimuli(trials), seed=config.fit.seed

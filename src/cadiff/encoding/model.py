@@ -11,7 +11,6 @@ Letters in shapes: n training stimuli, m rows of betas, k pictures, V voxels, F 
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from cadiff.encoding.banded import PENALTIES, final_dual, mixtures
 from cadiff.encoding.calibrate import Calibration, Measured, Responses, calibrate, measure, spread
 from cadiff.encoding.features import FeatureBlock, Spaces, default_features
 from cadiff.encoding.noise import NoiseCovariance
+from cadiff.encoding.simulated import warn_of_the_truth
 from cadiff.encoding.trained_on import trained_on
 from cadiff.errors import DataError
 
@@ -113,7 +113,7 @@ class EncodingModel:
         responses = Responses.of(trials, np.array([place[name] for name in ids]))
         images = dataset.images(names, size)
         spaces = Spaces(features or default_features(images), prior)
-        _warn_of_the_truth(spaces, dataset)
+        warn_of_the_truth(spaces.names, dataset)
         found = spaces(images)
         blocks = [FeatureBlock.fit(name, part) for name, part in zip(spaces.names, found, strict=True)]
         scaled = [block(part) for block, part in zip(blocks, found, strict=True)]
@@ -254,16 +254,6 @@ class EncodingModel:
             facts=config["facts"],
             trained_on=config["trained_on"],
             **{key: arrays[key] for key in OWN},
-        )
-
-
-def _warn_of_the_truth(spaces: Spaces, dataset: BrainDataset) -> None:
-    network = dataset.description.get("classifier")
-    if dataset.description.get("simulated") and network in spaces.names:
-        warnings.warn(
-            f"The voxels of this simulated subject were made from {network}, so an encoding model of the same network is the "
-            "truth itself: take other features, such as vq, for figures that mean something.",
-            stacklevel=3,
         )
 
 

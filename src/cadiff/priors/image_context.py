@@ -23,7 +23,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cadiff.draws import drawn
+from cadiff.errors import DataError
 
+FLOOR = 1e-6
+"""Variance of a component over the largest, below which it is rounding: whitened, it would be noise of any size."""
 STEEPEST = 5.0
 """How much faster than the first coordinate the last one may be forgotten, as an exponent."""
 
@@ -96,14 +99,26 @@ class ImageContext(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def fit_coordinates(self, features: Tensor, latents: Tensor) -> None:
-        """Takes the principal components of training pictures: features (n, E), latents (n, ...)."""
+        """Takes the principal components of training pictures: features (n, E), latents (n, ...).
+
+        Raises:
+            DataError: they vary along fewer directions than components are asked for; nothing is changed then.
+        """
+        found = {}
         for name, x, kept in zip(("feature", "latent"), (features, latents), self.sizes, strict=True):
             x = x.flatten(1).double()
             mean = x.mean(0)
             values, vectors = torch.linalg.eigh((x - mean).T @ (x - mean) / len(x))
-            axes = vectors[:, -kept:].flip(1) / values[-kept:].flip(0).clamp_min(1e-12).sqrt()
-            getattr(self, f"{name}_mean").copy_(mean)
-            getattr(self, f"{name}_axes").copy_(axes)
+            alive = int((values > FLOOR * values[-1].clamp_min(1e-12)).sum())
+            if alive < kept:
+                raise DataError(
+                    f"The {name}s of these {len(x)} pictures vary along {alive} directions (beyond rounding), fewer than "
+                    f"{name}_components={kept}: give more pictures, more different ones, or set {name}_components={alive or 1}."
+                )
+            found[f"{name}_mean"] = mean
+            found[f"{name}_axes"] = vectors[:, -kept:].flip(1) / values[-kept:].flip(0).sqrt()
+        for name, value in found.items():
+            getattr(self, name).copy_(value)
 
     @torch.no_grad()
     def fit_base(self, coordinates: Tensor, labels: Tensor, penalty: float = 1.0) -> None:

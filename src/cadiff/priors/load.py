@@ -7,11 +7,7 @@
     prior.json                    optional: scaling_factor, classes, names, imagenet_index, null_label
     image_mae/                    optional: transformers.ViTMAE for phase 2
 
-An adapted prior (`cadiff prior adapt`) names the one that it was made of, and holds what is new:
-
-    prior.json                    base, base_digest
-    image_context/                `cadiff.priors.image_context.ImageContext`: features of a picture -> condition
-    unet_changes.safetensors      weights of the U-Net that are others now
+An adapted prior names the one that it was made of, and holds what is new (`cadiff.priors.adapted`).
 
 A folder saved by a diffusers pipeline (`StableDiffusionPipeline.save_pretrained`) has this layout already; it only lacks
 the label table, and what needs one says so.
@@ -19,10 +15,9 @@ the label table, and what needs one says so.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any, Union
@@ -38,12 +33,12 @@ from torch import Tensor
 
 from cadiff.artifacts import folder_digest, new_folder, read_json, write_json
 from cadiff.errors import ArtifactError, ConfigError
+from cadiff.priors.adapted import find_base, lay_over
 from cadiff.priors.image_context import ImageContext
+from cadiff.priors.parts import WEIGHTS, load_part, stored
 
 Autoencoder = Union[VQModel, AutoencoderKL]  # noqa: UP007  diffusers before 0.36 knows no other spelling
 AUTOENCODERS = {"VQModel": VQModel, "AutoencoderKL": AutoencoderKL}
-WEIGHTS = "diffusion_pytorch_model.safetensors"
-CHANGES = "unet_changes.safetensors"
 
 
 @dataclass(frozen=True)
@@ -174,16 +169,12 @@ def load_prior(source: str | Path = "shipped") -> ImagePrior:
         ArtifactError: no such folder, a part missing or damaged.
         ConfigError: parts that do not fit together.
     """
-    folder = shipped_prior() if str(source) == "shipped" else Path(source)
-    if not folder.is_dir():
-        raise ArtifactError(
-            f"No prior at {folder}: give a folder with vqvae/, unet/ and scheduler/, or 'shipped'."
-        )
+    folder = _find(source)
     about = read_json(folder / "prior.json") if (folder / "prior.json").is_file() else {}
     if "base" in about:
-        return _load_adapted(folder, about)
+        return lay_over(load_prior(find_base(folder, about)), folder, about)
     vqvae = _load_autoencoder(folder)
-    unet = _load_part(UNet2DConditionModel, folder / "unet", class_embed_type="identity")
+    unet = load_part(UNet2DConditionModel, folder / "unet", class_embed_type="identity")
     if not (folder / "scheduler" / "scheduler_config.json").is_file():
         raise ArtifactError(
             f"{folder} lacks scheduler/scheduler_config.json: a prior has vqvae/, unet/, scheduler/."
@@ -214,9 +205,9 @@ def prior_without_weights(source: str | Path = "shipped") -> ImagePrior:
 
     Under `torch.device("meta")` or fake tensors it costs nothing. Raises ArtifactError without the parts' config.json.
     """
-    folder = shipped_prior() if str(source) == "shipped" else Path(source)
+    folder = _find(source)
     if (folder / "prior.json").is_file() and "base" in (about := read_json(folder / "prior.json")):
-        return prior_without_weights(about["base"])
+        return prior_without_weights(find_base(folder, about))
     part = _autoencoder_folder(folder)
     kind: Any = AUTOENCODERS[read_json(part / "config.json")["_class_name"]]
     unet: Any = UNet2DConditionModel
@@ -232,6 +223,15 @@ def prior_without_weights(source: str | Path = "shipped") -> ImagePrior:
 def shipped_prior() -> Path:
     """Folder of the prior that comes with the package."""
     return Path(str(resources.files("cadiff"))) / "assets" / "prior"
+
+
+def _find(source: str | Path) -> Path:
+    folder = shipped_prior() if str(source) == "shipped" else Path(source)
+    if not folder.is_dir():
+        raise ArtifactError(
+            f"No prior at {folder}: give a folder with vqvae/, unet/ and scheduler/, or 'shipped'."
+        )
+    return folder
 
 
 def save_prior(
@@ -259,72 +259,20 @@ def save_prior(
         parts: dict[str, Any] = {"vqvae": vqvae, "unet": unet}
         for name, part in parts.items():
             part.save_config(folder / name)
-            weights = {key: _stored(value, dtype) for key, value in part.state_dict().items()}
+            weights = {key: stored(value, dtype) for key, value in part.state_dict().items()}
             save_file(weights, folder / name / WEIGHTS, metadata={"format": "pt"})
         scheduler.save_pretrained(folder / "scheduler")
         if label_embedding is not None:
-            save_file({"weight": _stored(label_embedding, dtype)}, folder / "label_embedding.safetensors")
+            save_file({"weight": stored(label_embedding, dtype)}, folder / "label_embedding.safetensors")
         if image_mae is not None:
             shutil.copytree(image_mae, folder / "image_mae")
         write_json(folder / "prior.json", {"scaling_factor": vqvae.config["scaling_factor"], **(about or {})})
     return out
 
 
-def save_adapted(
-    out: Path,
-    context: ImageContext,
-    changes: Mapping[str, Tensor],
-    about: Mapping[str, Any],
-    dtype: torch.dtype = torch.float16,
-) -> Path:
-    """Writes an adapted prior that `load_prior` opens, atomically.
-
-    Args:
-        changes: weights of the U-Net that are others than the base's, by name.
-        about: for prior.json: base, base_digest, and any training facts.
-    """
-    with new_folder(out) as folder:
-        context.save_config(folder / "image_context")
-        weights = {key: _stored(value, dtype) for key, value in context.state_dict().items()}
-        save_file(weights, folder / "image_context" / WEIGHTS, metadata={"format": "pt"})
-        save_file({key: _stored(value, dtype) for key, value in changes.items()}, folder / CHANGES)
-        write_json(folder / "prior.json", dict(about))
-    return out
-
-
-def _load_adapted(folder: Path, about: Mapping[str, Any]) -> ImagePrior:
-    """The base with what is new laid over it."""
-    base = load_prior(about["base"])
-    if base.digest != about.get("base_digest"):
-        raise ArtifactError(
-            f"{folder} was made of another prior than {about['base']} is now: set base in its prior.json to the right folder."
-        )
-    context = _load_part(ImageContext, folder / "image_context")
-    try:
-        changes = load_file(folder / CHANGES)
-    except (SafetensorError, OSError) as error:
-        raise ArtifactError(f"{folder / CHANGES} cannot be read ({error}): copy the prior again.") from None
-    own = dict(base.unet.named_parameters())
-    if strangers := [
-        key for key, value in changes.items() if key not in own or own[key].shape != value.shape
-    ]:
-        raise ArtifactError(
-            f"{folder / CHANGES} does not fit the U-Net of {about['base']} (first: {strangers[0]}): copy it again."
-        )
-    with torch.no_grad():
-        for key, value in changes.items():
-            own[key].copy_(value)
-    return replace(base, image_context=context, folder=folder)
-
-
-def _stored(value: Tensor, dtype: torch.dtype) -> Tensor:
-    value = value.detach().cpu()
-    return (value.to(dtype) if value.is_floating_point() else value).contiguous()
-
-
 def _load_autoencoder(folder: Path) -> Autoencoder:
     part = _autoencoder_folder(folder)
-    return _load_part(AUTOENCODERS[read_json(part / "config.json")["_class_name"]], part)
+    return load_part(AUTOENCODERS[read_json(part / "config.json")["_class_name"]], part)
 
 
 def _autoencoder_folder(folder: Path) -> Path:
@@ -339,35 +287,6 @@ def _autoencoder_folder(folder: Path) -> Path:
     if name not in AUTOENCODERS:
         raise ConfigError(f"{part} holds a {name}; a prior's auto-encoder is {' or '.join(AUTOENCODERS)}.")
     return part
-
-
-def _load_part(cls: Any, folder: Path, **changes: Any) -> Any:
-    if not (folder / "config.json").is_file():
-        raise ArtifactError(
-            f"{folder.parent} lacks {folder.name}/config.json: a prior has vqvae/, unet/, scheduler/."
-        )
-    config = read_json(folder / "config.json")
-    if config.get("_class_name") != cls.__name__:
-        raise ConfigError(f"{folder} holds a {config.get('_class_name')}, expected a {cls.__name__}.")
-    if cls is UNet2DConditionModel and config.get("class_embed_type") not in (None, "identity"):
-        raise ConfigError(
-            f"{folder} embeds classes by {config['class_embed_type']!r}; that path must be free here."
-        )
-    try:
-        loaded: Any = cls.from_pretrained(
-            folder, torch_dtype=torch.float32, use_safetensors=True, output_loading_info=True, **changes
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError, json.JSONDecodeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ArtifactError(
-            f"{folder} cannot be loaded ({reason}): it is damaged or incomplete, copy it again."
-        ) from None
-    model, info = loaded
-    if wrong := info["missing_keys"] or info["unexpected_keys"] or info["mismatched_keys"]:
-        raise ArtifactError(
-            f"The weights in {folder} do not fit its config.json (first: {wrong[0]}): copy it again."
-        )
-    return model.eval().requires_grad_(False)
 
 
 def _load_labels(folder: Path) -> Tensor | None:

@@ -34,6 +34,8 @@ CONDITIONS = {
 }
 """Condition of the folder -> station, label, meaning."""
 AVERAGED = "_averaged"
+PAST_THE_CONTEXT = ("likelihood", "rerank", "class_start")
+"""Settings of `reconstruct` by which betas reach a picture by another way than the context that is traced."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +75,19 @@ def open_drawn(folder: Path, pipeline: str, split: str, judge: str) -> Reconstru
         raise DataError(f"{folder} holds no condition 'brain' (it has: {', '.join(found.conditions)}).")
     refuse_chooser(judge, choosers(found.about), folder)
     return found
+
+
+def other_ways(found: Reconstructions) -> list[str]:
+    """A remark where the betas reached the pictures by other ways than the context too, else none."""
+    config = found.about.get("config") or {}
+    named = [key for key in PAST_THE_CONTEXT if config.get(key)]
+    if not named:
+        return []
+    return [
+        f"The pictures were drawn with {' and '.join(named)}, by which betas reach them directly, through an encoding model, and "
+        "not only through the context: a picture may hold more of the stimulus than the context does, and the difference between "
+        "the two is not what drawing loses."
+    ]
 
 
 def refuse_chooser(judge: str, networks: Sequence[str], where: Path) -> None:

@@ -21,7 +21,7 @@ from cadiff.errors import ArtifactError, DataError
 from cadiff.evaluate.ledger import record_look
 from cadiff.evaluate.pictures import Reconstructions
 from cadiff.trace.page import write_trace_page
-from cadiff.trace.pictures import open_drawn, refuse_chooser
+from cadiff.trace.pictures import open_drawn, other_ways, refuse_chooser
 from cadiff.trace.starts import held_out_start, own_start, starting_eyes, tuning_settings
 from cadiff.trace.stations import Inputs, stations
 from cadiff.trace.table import Table
@@ -106,7 +106,7 @@ def trace(
         "dataset": {key: data.description.get(key) for key in ("name", "subject", "simulated")},
         "trials": len(table.shown),
         **table.as_json(),
-        "remarks": [remark] if remark else [],
+        "remarks": [*([remark] if remark else []), *([] if drawn is None else other_ways(drawn))],
         "integrity": looks,
         "provenance": provenance(inputs=read_from),
     }

@@ -88,8 +88,11 @@ def stations(
     untrained = random_encoder(conditioner.encoder, seed)
     told = "of an encoder of the same sizes that was never trained: the floor"
     yield made(RANDOM, "Random encoder", told, _tokens(untrained, inputs, device))
+    taken = {TUNED, MAPPED}
     for label, encoder in (encoders or {}).items():
-        name = f"{label.lower().replace(' ', '_')}_tokens"
+        while (name := f"{label.lower().replace(' ', '_')}_tokens") in taken:
+            label += "+"
+        taken.add(name)
         yield made(name, f"{label} tokens", "all tokens, flattened", _tokens(encoder, inputs, device))
     tokens = _tokens(conditioner.encoder, inputs, device)
     yield made(TUNED, "Tuned tokens", "of the encoder in the pipeline", tokens)
