@@ -50,7 +50,10 @@ def judge(monkeypatch: pytest.MonkeyPatch) -> Eye:
 def made_run(tmp_path_factory: pytest.TempPathFactory, linear_brain: Path) -> Path:
     """subject/, contrast/encoder, attend/encoder, diffuse/, reconstructions/ as `cadiff run` lays them out."""
     run = tmp_path_factory.mktemp("trace") / "run"
-    subject = Path(shutil.copytree(linear_brain, run / "subject"))
+    # other tests look at the same subject, and their looks are no concern of this copy
+    subject = Path(
+        shutil.copytree(linear_brain, run / "subject", ignore=shutil.ignore_patterns("test_looks*"))
+    )
     data = BrainDataset.open(subject)
     preprocessor = Preprocessor.fit(data.betas[data.rows("train")], patch_size=8)
     for seed, stage in enumerate(STAGES):
