@@ -34,6 +34,10 @@ def test_normalisation_falls_back_to_what_the_folder_knows(image_mae):
 
 def test_shipped_model_and_prior_folders_are_found(image_mae, tmp_path):
     assert find_image_mae(tmp_path) == image_mae  # a folder that holds image_mae/
+    adapted = tmp_path / "adapted"
+    adapted.mkdir()
+    (adapted / "prior.json").write_text(json.dumps({"base": str(tmp_path)}))
+    assert find_image_mae(adapted) == image_mae  # that of the prior it was made of
     shipped = load_image_mae("shipped").model
     assert (shipped.config.image_size, shipped.config.hidden_size) == (64, 256)
 

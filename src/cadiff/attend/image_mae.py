@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 from transformers.utils import logging as transformers_logging
 
+from cadiff.artifacts import read_json
 from cadiff.errors import ArtifactError
 from cadiff.priors.train_mae import sine_positions
 
@@ -41,6 +42,11 @@ def find_image_mae(source: Path | str = "shipped") -> Path:
     if str(source) == "shipped":
         return Path(str(resources.files("cadiff") / "assets" / "prior" / "image_mae"))
     folder = Path(source)
+    about = read_json(folder / "prior.json") if (folder / "prior.json").is_file() else {}
+    if "base" in about:  # an adapted prior has its base's
+        from cadiff.priors.adapted import find_base
+
+        return find_image_mae(find_base(folder, about))
     if not (folder / "config.json").is_file() and (folder / "image_mae").is_dir():
         folder = folder / "image_mae"
     if not (folder / "config.json").is_file():
