@@ -77,11 +77,6 @@ class ImageContext(ModelMixin, ConfigMixin):
             self.register_buffer(f"{name}_mean", torch.zeros(size))
             self.register_buffer(f"{name}_axes", torch.zeros(size, kept))
 
-    @property
-    def num_coordinates(self) -> int:
-        """F."""
-        return sum(self.sizes)
-
     def forward(self, coordinates: Tensor) -> tuple[Tensor, Tensor]:
         """Coordinates (B, F) -> context (B, K, C) and time vector (B, T)."""
         base = self.base(coordinates)
