@@ -34,6 +34,7 @@ from cadiff.cli import benchmark, data, plan, stages, tools, weights
 from cadiff.cli import sweep as sweeps
 from cadiff.cli import trace as traces
 from cadiff.errors import UserError
+from cadiff.heap import keep_freed_memory
 
 # What the disk refuses is the user's to mend: nothing of ours is at fault, and a traceback would hide the path.
 DISK = {
@@ -158,6 +159,7 @@ def run() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     warnings.showwarning = _show_warning
+    keep_freed_memory()
     if processes.takes_part(together=bool(set(sys.argv[1:2]) & set(RESUMABLE))):
         app(prog_name="cadiff")
 

@@ -23,6 +23,7 @@ from filelock import FileLock
 from cadiff.artifacts import read_json, write_json
 from cadiff.errors import UserError
 from cadiff.experiments import Step
+from cadiff.heap import keep_freed_memory
 from cadiff.processes import is_main, takes_part
 from cadiff.sweep.plan import STAGES_FOLDER, lock_of, restored
 
@@ -165,6 +166,7 @@ def main(arguments: list[str] | None = None) -> int:
     if given.watch:
         _watch(given.watch)
     quieten()
+    keep_freed_memory()
     if given.only:
         takes_part(together=True)
     try:
