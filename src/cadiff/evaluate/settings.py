@@ -38,7 +38,7 @@ class EvaluateConfig(Config):
     headline: str | None = None
     """Metric that the report leads with; null: n-way top-k with a judge, PCC without."""
     batch_size: int | None = Field(None, ge=1)
-    """Pictures that the judge sees at once; null: 64 on a GPU, 8 on a CPU."""
+    """Pictures that the judge sees at once; null: 64 on a GPU, 16 on a CPU."""
     train_pictures: int = Field(200, ge=0)
     """Training pictures, drawn by seed, that the picture controls are made of (mean image, best constant, ...); 0: none."""
     seed: int = 0
