@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 STAGES_FOLDER, CELLS_FOLDER = "stages", "cells"
 OPTION = "option "
 """What the names of inputs begin with that are options of a baseline."""
+DRAWN = ("num_images_per_trial", "num_inference_steps", "guidance_scale", "scheduler")
+"""Settings of `reconstruct` that baselines which draw by the image prior have as options."""
 T = TypeVar("T")
 
 
@@ -139,6 +141,7 @@ def _plan(cell: Cell, configs: dict[str, Any], digests: Digests, checked: set[st
         sources = Sources(cell.dataset, [], _prior(cell), "shipped")
         if cell.dataset is not None:
             _refuse_unscorable(cell.dataset)
+        cell = replace(cell, options=_drawn_alike(cell.baseline, configs["reconstruct"]) | cell.options)
     steps = [
         step for step in cell_steps(configs, sources, cell.baseline, cell.options, cell.seed) if step.make
     ]
@@ -188,6 +191,14 @@ def _baseline(about: Any, inputs: Mapping[str, Any], out: Path, resume: bool) ->
     paths = {key.removeprefix(OPTION): str(path) for key, path in inputs.items() if key.startswith(OPTION)}
     options = {**prior, **paths, **about["options"]}
     run_baseline(about["baseline"], inputs["dataset"], out, seed=about["seed"], **options)
+
+
+def _drawn_alike(baseline: str, reconstruct: Any) -> dict[str, Any]:
+    """For a baseline that draws by the image prior: as many samples and steps, the guidance and the solver of the method."""
+    from cadiff.baselines.stage import find_baseline
+
+    known = inspect.signature(find_baseline(baseline).fit).parameters
+    return {name: getattr(reconstruct, name) for name in DRAWN} if set(DRAWN) <= set(known) else {}
 
 
 def takes_seed(baseline: str) -> bool:
