@@ -113,17 +113,16 @@ def test_a_row_may_be_left_out_and_a_baselines_option_be_given(write, made):
 def test_baselines_of_the_prior_draw_as_the_method_does_unless_they_are_told_otherwise(write, made):
     table = write(
         "corpus: []\n"
-        "set: {reconstruct.num_images_per_trial: 3, reconstruct.guidance_scale: 1.5}\n"
         "rows:\n"
         "  - {name: CAD}\n"
         "  - {name: label, baseline: ridge-label}\n"
         "  - {name: told, baseline: true-label, options: {guidance_scale: 4}}\n"
         "  - {name: pixels, baseline: ridge-pixels}\n"
     )
-    given = ("reconstruct.num_inference_steps=7", "true-label.scheduler=ddim")
+    drawn = {"num_images_per_trial": 3, "num_inference_steps": 7, "guidance_scale": 1.5}
+    given = (*(f"reconstruct.{name}={value}" for name, value in drawn.items()), "true-label.scheduler=ddim")
     planned, _ = plan_cells(cells_of(table, set=given))
     method, label, told, pixels = planned
-    drawn = {"num_images_per_trial": 3, "num_inference_steps": 7, "guidance_scale": 1.5}
     drawn["scheduler"] = method.configs["reconstruct"].scheduler
     assert label.as_json()["options"] == drawn
     assert told.as_json()["options"] == {**drawn, "guidance_scale": 4, "scheduler": "ddim"}
