@@ -31,6 +31,7 @@ from cadiff.diffuse.sampling import SCHEDULERS, denoise, make_scheduler, sample_
 from cadiff.evaluate.features import frechet_distance
 from cadiff.evaluate.statistics import bootstrap_interval
 from cadiff.eyes import load_lpips
+from cadiff.heap import keep_freed_memory
 from cadiff.plan.machines import device_name, synchronise
 from cadiff.priors.load import decode, load_prior
 from cadiff.report.charts import Band, Points, line_chart
@@ -255,6 +256,7 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    keep_freed_memory()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     options.out.mkdir(parents=True, exist_ok=True)
     model = Model(options.prior, options.pipeline, device)

@@ -13,9 +13,11 @@ from PIL import Image
 
 from cadiff.artifacts import write_json
 from cadiff.data.dataset import BrainDataset, write_dataset
+from cadiff.heap import keep_freed_memory
 
 NUM_VOXELS, SIDE = 40, 16
 os.environ["CADIFF_CACHE"] = "off"  # here, so that session fixtures and child processes have it too
+keep_freed_memory()  # as the command does
 
 
 @pytest.fixture
