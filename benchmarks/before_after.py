@@ -31,6 +31,7 @@ from cadiff.diffuse import sampling
 from cadiff.diffuse.conditioner import Condition
 from cadiff.diffuse.sampling import denoise, make_scheduler
 from cadiff.diffuse.settings import DiffuseConfig
+from cadiff.heap import keep_freed_memory
 from cadiff.onednn import onednn_linears
 from cadiff.plan.machines import device_name
 from cadiff.plan.workloads import WORKLOADS, Models, Workload
@@ -287,6 +288,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--only", nargs="+", default=[""], help="cases that contain one of these words")
     args = parser.parse_args()
+    keep_freed_memory()  # as the command does
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     repeats = 2 if args.quick else args.repeats

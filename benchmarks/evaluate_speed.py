@@ -25,6 +25,7 @@ from cadiff.evaluate.categories import n_way_table
 from cadiff.evaluate.hierarchy import ScoreTable, hierarchical_bootstrap
 from cadiff.evaluate.semantic import n_way_top_k, n_way_top_k_monte_carlo
 from cadiff.evaluate.statistics import bootstrap_interval, permutation_p
+from cadiff.heap import keep_freed_memory
 
 IMAGES, SAMPLES, CLASSES, DRAWS = 1000, 5, 1000, 10_000
 TRIALS = 3
@@ -118,6 +119,7 @@ def main() -> None:
     parser.add_argument("--skip-whole", action="store_true", help="leave the whole evaluation out")
     parser.add_argument("--size", type=int, default=256, help="side of its pictures")
     options = parser.parse_args()
+    keep_freed_memory()  # as the command does
     rng = np.random.default_rng(0)
     print(f"| what | wall | processor | goal | ratio |\n|{'---|' * 5}")
     n_way(rng)

@@ -27,6 +27,7 @@ from torch import Tensor
 from cadiff.data.dataset import BrainDataset, write_dataset
 from cadiff.diffuse.latents import MOST_VIEWS, _crops, crop_latents, to_unit_range
 from cadiff.frozen import network_digest, tensor_digest
+from cadiff.heap import keep_freed_memory
 from cadiff.priors.load import ImagePrior, load_prior
 
 RATIO, SEED = 0.2, 0
@@ -83,6 +84,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=None)
     parser.add_argument("--read", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    keep_freed_memory()  # as the command does
     if given.read:
         return read(given.read, given.prior, given.crops)
     with tempfile.TemporaryDirectory(dir=given.folder) as temporary:

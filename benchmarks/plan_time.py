@@ -21,6 +21,7 @@ from cadiff.benchmark.record import Measurement, Record, write_record
 from cadiff.benchmark.suite import describe, versions
 from cadiff.benchmark.training import time_training
 from cadiff.experiments import preset_configs
+from cadiff.heap import keep_freed_memory
 from cadiff.plan import Machine, find_amounts, find_machine, find_models, plan_stages, plan_times
 
 
@@ -31,6 +32,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="of measuring in each stage")
     parser.add_argument("--json", type=Path, help="a record as of `cadiff benchmark`")
     options = parser.parse_args()
+    keep_freed_memory()  # as the command does
     seconds = options.seconds
     torch.set_num_threads(1)
     configs = preset_configs("demo")

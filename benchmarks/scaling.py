@@ -35,6 +35,7 @@ from cadiff.benchmark.reading import make_dataset, open_pool, time_reading
 from cadiff.benchmark.training import time_training
 from cadiff.contrast.mae import FmriMaeConfig
 from cadiff.experiments import preset_configs
+from cadiff.heap import keep_freed_memory
 from cadiff.plan import Models, find_machine
 from cadiff.training import epoch_batches
 
@@ -152,6 +153,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--processor-time", action="store_true", help="with OMP_NUM_THREADS=1")
     options = parser.parse_args()
+    keep_freed_memory()  # as the command does
     if options.processor_time:
         time.perf_counter = time.process_time
     configs = preset_configs(PRESETS[options.size][0])
