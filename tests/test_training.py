@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from cadiff.artifacts import read_json
@@ -123,6 +124,18 @@ def test_batches_are_full_and_use_every_item_equally(items, size):
     drawn = np.concatenate([batches(step) for step in range(items)])
     assert all(len(batches(step)) == size for step in range(items))
     assert np.bincount(drawn, minlength=items).tolist() == [size] * items
+
+
+@pytest.mark.parametrize(("items", "size"), [(10, 3), (26, 25), (8, 4), (7, 7)])
+def test_distinct_batches_hold_no_item_twice_and_leave_out_others_in_every_epoch(items, size):
+    batches = epoch_batches(items, size, seed=3, distinct=True)
+    drawn = [batches(step) for step in range(60 * (items // size))]
+    assert all(len(np.unique(batch)) == size for batch in drawn)
+    epochs = np.concatenate(drawn).reshape(60, -1)
+    assert all(len(np.unique(epoch)) == items // size * size for epoch in epochs)
+    assert set(np.concatenate(drawn)) == set(range(items))
+    with pytest.raises(ValueError, match="cannot fill a batch of 4 distinct"):
+        epoch_batches(3, 4, seed=3, distinct=True)
 
 
 def test_choosing_a_batch_among_a_million_copies_the_batch_alone():
@@ -332,3 +345,19 @@ def test_a_compiled_training_is_the_plain_one_and_says_how_long_it_took_to_begin
     plain, compiled = weights(tmp_path / "plain", None), weights(tmp_path / "compiled", True)
     torch.testing.assert_close(compiled, plain, atol=1e-4, rtol=0)
     assert re.search(r"training: compiling 2 blocks, the first step took \d+ s", capfd.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("clip_norm", -1),
+        ("clip_norm", 0),
+        ("betas", (1.0, 0.9)),
+        ("seed", -1),
+        ("ema_decay", 1.0),
+        ("min_learning_rate", 1.0),
+    ],
+)
+def test_settings_that_would_train_backwards_or_not_at_all_are_refused(setting, value):
+    with pytest.raises(ValidationError, match=setting):
+        FitConfig(**{setting: value})

@@ -19,6 +19,7 @@ from cadiff.data.dataset import BrainDataset
 from cadiff.data.merge import dataset_folders
 from cadiff.data.splits import check_disjoint
 from cadiff.diffuse.rerank import ENCODING, open_encoding
+from cadiff.diffuse.sampling import make_scheduler, num_calls
 from cadiff.diffuse.settings import ReconstructConfig
 from cadiff.diffuse.trials import refuse_unfit as refuse_unfit_prior
 from cadiff.diffuse.trials import start_labels
@@ -120,7 +121,11 @@ def refuse_unfit(configs: Mapping[str, Any], sources: Sources) -> None:
     else:
         start_labels(configs["diffuse"], data, prior)
         data.refuse_unreadable(data.rows("train"))
-    choosing = _choosing(configs["reconstruct"], data, prior.image_size)
+    drawn: ReconstructConfig = configs["reconstruct"]
+    num_calls(
+        make_scheduler(drawn.scheduler, prior.scheduler.config), drawn.num_inference_steps, drawn.strength
+    )
+    choosing = _choosing(drawn, data, prior.image_size)
     refuse_circular(configs["evaluate"], choosing, "this experiment (reconstruct.rerank, .class_start)")
 
 

@@ -16,11 +16,11 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from cadiff.artifacts import read_json
@@ -39,6 +39,8 @@ from cadiff.sharing import average_gradients, send_from_main, shared_batches, to
 
 Batch = Any
 LossFunction = Callable[[Batch, torch.Generator], Mapping[str, Tensor]]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+"""Decay rate of a moving average."""
 COMPILED = 10_000
 """Steps from which compiling is won back: on an H100 it takes 15 s (phase 1) to over two minutes (tuning)."""
 
@@ -54,7 +56,7 @@ class FitConfig(Config):
     """Peak learning rate of AdamW."""
     weight_decay: float = Field(default=0.05, ge=0)
     """Applied to matrices and kernels, not to vectors (biases, norms)."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
     """Moment decay rates of AdamW."""
     warmup_steps: int = Field(default=0, ge=0)
     """Linear warm-up from zero."""
@@ -64,8 +66,8 @@ class FitConfig(Config):
     """Where the cosine ends."""
     accumulate: int = Field(default=1, ge=1)
     """Batches whose gradients are averaged into one step."""
-    clip_norm: float | None = 0.8
-    """Largest norm of the gradient, each module on its own; none for no clipping."""
+    clip_norm: float | None = Field(default=0.8, gt=0)
+    """Largest norm of the gradient, each module on its own; null for no clipping."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 on CUDA, fp32 elsewhere."""
     compile: bool | None = None
@@ -76,14 +78,23 @@ class FitConfig(Config):
     one GPU with accumulate=1."""
     shard: bool = False
     """With several processes, divide weights, gradients and moments of transformer blocks among them (FSDP)."""
-    ema_decay: float | None = None
+    ema_decay: float | None = Field(default=None, gt=0, lt=1)
     """Keep an exponential moving average of the trained weights and return that."""
     log_every: int = Field(default=10, ge=1)
     """Steps between log lines; each line is the mean since the last one."""
     checkpoint_every: int = Field(default=200, ge=1)
     """Steps between checkpoints."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     """Seeds batches and every draw inside the loss."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> FitConfig:
+        if self.min_learning_rate > self.learning_rate:
+            raise ValueError(
+                f"min_learning_rate={self.min_learning_rate:g}, where the cosine ends, is above the learning rate, "
+                f"{self.learning_rate:g}"
+            )
+        return self
 
 
 @dataclass
@@ -106,12 +117,21 @@ def learning_rate_at(step: int, config: FitConfig) -> float:
     return low + (high - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def epoch_batches(num_items: int, batch_size: int, seed: int) -> Callable[[int], np.ndarray]:
+def epoch_batches(
+    num_items: int, batch_size: int, seed: int, *, distinct: bool = False
+) -> Callable[[int], np.ndarray]:
     """Index batches (batch_size,) as a pure function of the step.
 
     Items are shuffled anew each epoch; a batch may straddle two epochs, so every item is used equally often and all
     batches are full, also when there are fewer items than `batch_size`.
+
+    Args:
+        distinct: no batch holds an item twice: those that are left at the end of an epoch are passed over. Needs as many items
+            as a batch takes.
     """
+    used = num_items // batch_size * batch_size if distinct else num_items  # in one epoch
+    if not used:
+        raise ValueError(f"{num_items} items cannot fill a batch of {batch_size} distinct ones")
 
     @lru_cache(maxsize=2)
     def order(epoch: int) -> np.ndarray:
@@ -119,9 +139,9 @@ def epoch_batches(num_items: int, batch_size: int, seed: int) -> Callable[[int],
 
     def batch(step: int) -> np.ndarray:
         first, last = step * batch_size, (step + 1) * batch_size
-        epochs = range(first // num_items, (last - 1) // num_items + 1)
+        epochs = range(first // used, (last - 1) // used + 1)
         # slices first: copying the order of a million items for every batch takes longer than reading the batch
-        parts = [order(n)[max(first - n * num_items, 0) : last - n * num_items] for n in epochs]
+        parts = [order(n)[:used][max(first - n * used, 0) : last - n * used] for n in epochs]
         return np.concatenate(parts)
 
     return batch

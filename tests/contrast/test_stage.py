@@ -195,9 +195,19 @@ def test_bfloat16_reaches_the_network_but_not_the_loss(tiny, generator):
 def test_epochs_count_passes_over_the_trials():
     fit = EpochFit(batch_size=250, epochs=140, warmup_epochs=20).for_trials(6000)
     assert (fit.steps, fit.warmup_steps) == (3360, 480)
-    assert EpochFit(steps=7).for_trials(100).steps == 7
+    assert EpochFit(steps=7).for_trials(100).steps == 7 and EpochFit().for_trials(100).steps == 1000
+    assert EpochFit(batch_size=5, epochs=60).for_trials(161).steps == 1932  # 161 / 5 has no exact float
     with pytest.raises(ConfigError, match="set epochs=null"):
         load_config(ContrastConfig, "contrast", overrides=["fit.epochs=3", "fit.steps=50"])
+
+
+@pytest.mark.parametrize("given", ["steps=1000", "warmup_steps=0"])
+def test_a_length_that_is_given_beside_epochs_is_refused_whatever_it_is(given):
+    passes = {"steps=1000": "epochs", "warmup_steps=0": "warmup_epochs"}[given]
+    with pytest.raises(ConfigError, match=f"set {passes}=null"):
+        load_config(ContrastConfig, "contrast", overrides=[f"fit.{passes}=3", f"fit.{given}"])
+    fit = load_config(ContrastConfig, "contrast", overrides=[f"fit.{passes}=null", f"fit.{given}"]).fit
+    assert fit.for_trials(50) == EpochFit.model_validate(fit.model_dump()).for_trials(50)
 
 
 def test_defaults_are_the_published_ones():

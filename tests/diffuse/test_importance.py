@@ -34,8 +34,8 @@ class LinearConditioner(nn.Module):
         self.maps[1] = 7 * self.maps[1]  # parts of very different sizes count alike
         self.latent_start = (lambda ready: ready @ self.maps[2] + 3) if latents else None
 
-    def prepare(self, betas, repeats=None):
-        return torch.from_numpy(self.preprocessor(betas, repeats))
+    def prepare(self, betas, repeats=None, *, split="test"):
+        return torch.from_numpy(self.preprocessor(betas, repeats, split=split))
 
     def forward(self, ready):
         return Condition((ready @ self.maps[0] + 1)[:, None], ready @ self.maps[1] - 2)
@@ -83,6 +83,16 @@ def test_a_linear_condition_gives_occlusion_exactly(policy, normalise):
     expected = occlusion(conditioner, betas, repeats, train.mean(0))
     np.testing.assert_allclose(found, expected, rtol=2e-3, atol=1e-6)
     assert found.sum() == pytest.approx(1)
+
+
+def test_training_trials_are_scaled_also_where_test_trials_are_left_raw():
+    scaled, train, _ = fitted()
+    raw = replace(scaled, config=scaled.config.model_copy(update={"test_normalisation": "raw"}))
+    expected = condition_importance(LinearConditioner(scaled), train)
+    np.testing.assert_array_equal(
+        condition_importance(LinearConditioner(raw), train, split="train"), expected
+    )
+    assert not np.allclose(condition_importance(LinearConditioner(raw), train), expected)
 
 
 def test_closed_form_of_one_weight_per_voxel():

@@ -127,6 +127,23 @@ def test_on_a_cpu_rows_go_through_in_pieces_of_about_equal_size(monkeypatch):
     assert torch.equal(pieces, whole)
 
 
+@pytest.mark.parametrize("name", ["pndm", "ddim"])
+def test_steps_that_would_not_begin_in_pure_noise_are_refused_with_those_that_do(name):
+    scheduler = make_scheduler(name, SCHEDULE)
+    for steps in (10, 16, 50, 100, 250, 500):
+        num_calls(scheduler, steps, 1.0)
+        assert scheduler.timesteps[0] >= 850
+    for steps, near in ((350, "200 or 250"), (400, "250 or 500"), (600, "250 or 500"), (1000, "250 or 500")):
+        with pytest.raises(ConfigError, match=f"num_inference_steps={steps} is no good.*Take {near}"):
+            num_calls(scheduler, steps, 1.0)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_more_steps_than_levels_of_noise_are_refused(name):
+    with pytest.raises(ConfigError, match="there are 1000 levels of noise"):
+        num_calls(make_scheduler(name, SCHEDULE), 1001, 1.0)
+
+
 def test_unknown_scheduler():
     with pytest.raises(
         ConfigError, match=r"No scheduler 'ddpm'; there are pndm, ddim, dpm\+\+, unipc, euler"

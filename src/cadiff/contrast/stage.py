@@ -111,7 +111,8 @@ def contrast(config: ContrastConfig, datasets: Sequence[Path], out: Path, *, res
         model = FmriMae(sizes)
         model.recompute = config.gradient_checkpointing
         initialise(model, torch.Generator().manual_seed(schedule.seed))
-        indices = epoch_batches(len(pool), schedule.batch_size, schedule.seed)
+        # a trial that came twice would be among its own negatives
+        indices = epoch_batches(len(pool), schedule.batch_size, schedule.seed, distinct=True)
 
         def batches(step: int) -> Tensor:
             return torch.from_numpy(pool.betas(indices(step)))

@@ -18,33 +18,40 @@ from cadiff.training import FitConfig
 class EpochFit(FitConfig):
     """How to train, with the length given in steps or in passes over the trials."""
 
+    steps: int | None = Field(default=None, ge=1)  # pyright: ignore[reportIncompatibleVariableOverride]
+    """Optimiser steps, in place of `epochs`; 1000 where neither is given."""
+    warmup_steps: int | None = Field(default=None, ge=0)  # pyright: ignore[reportIncompatibleVariableOverride]
+    """Linear warm-up from zero, in place of `warmup_epochs`; none where neither is given."""
     epochs: float | None = Field(default=None, gt=0)
-    """Passes over the trials; takes the place of `steps`."""
+    """Passes over the trials, in place of `steps`."""
     warmup_epochs: float | None = Field(default=None, ge=0)
-    """Warm-up in passes over the trials; takes the place of `warmup_steps`."""
+    """Warm-up in passes over the trials, in place of `warmup_steps`."""
 
     @model_validator(mode="after")
     def _one_length(self) -> "EpochFit":
         for epochs, steps in (("epochs", "steps"), ("warmup_epochs", "warmup_steps")):
-            if (
-                getattr(self, epochs) is not None
-                and getattr(self, steps) != FitConfig.model_fields[steps].default
-            ):
+            passes, count = getattr(self, epochs), getattr(self, steps)
+            if passes is not None and count is not None:
                 raise ValueError(
-                    f"{epochs}={getattr(self, epochs):g} and {steps}={getattr(self, steps)} are both given: "
-                    f"set {epochs}=null to count in steps."
+                    f"{epochs}={passes:g} and {steps}={count} are both given: set {epochs}=null to count in steps."
                 )
         return self
 
     def for_trials(self, num_trials: int) -> FitConfig:
         """The same schedule in steps, for `num_trials` trials."""
-        per_epoch = num_trials / (self.batch_size * self.accumulate)
-        steps = {}
-        if self.epochs is not None:
-            steps["steps"] = max(1, math.ceil(self.epochs * per_epoch))
-        if self.warmup_epochs is not None:
-            steps["warmup_steps"] = math.ceil(self.warmup_epochs * per_epoch)
-        return self.model_copy(update=steps)
+        per_step = self.batch_size * self.accumulate
+
+        def counted(epochs: float | None, steps: int | None, default: int) -> int:
+            if epochs is None:
+                return default if steps is None else steps
+            return math.ceil(
+                epochs * num_trials / per_step - 1e-9
+            )  # .1 epochs of 30 trials are 3 and no more
+
+        plain = {name: getattr(self, name) for name in FitConfig.model_fields}
+        plain["steps"] = max(1, counted(self.epochs, self.steps, FitConfig().steps))
+        plain["warmup_steps"] = counted(self.warmup_epochs, self.warmup_steps, 0)
+        return FitConfig.model_validate(plain)
 
 
 @dataclass(frozen=True)

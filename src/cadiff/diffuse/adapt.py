@@ -43,7 +43,7 @@ from cadiff.priors.sheets import save_sheet
 from cadiff.processes import on_main
 from cadiff.runs import RunFolder
 from cadiff.sharing import whole
-from cadiff.training import FitConfig, epoch_batches, fit
+from cadiff.training import FitConfig, epoch_batches, fit, refuse_several
 from cadiff.vision import CLASSIFIERS
 
 
@@ -52,7 +52,7 @@ class AdaptConfig(Config):
 
     num_heldout: int = Field(256, ge=16)
     """Pictures that are not trained on; what is measured is measured on them."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     """Of the pictures held out and of the weights that training starts from."""
     eye: str = "efficientnet-lite0"
     """Classifier whose features are drawn from; never the one that judges. Simulated subjects are made from Lite0 by default."""
@@ -106,9 +106,10 @@ def adapt_prior(
 
     Raises:
         DataError: pictures that cannot be read, too few of them, or too much alike.
-        ConfigError: a prior without labels or null label, or one that is adapted already.
+        ConfigError: a prior without labels or null label, one that is adapted already, or several processes.
         ArtifactError: `out` is in use, or is resumed with other settings, pictures or prior.
     """
+    refuse_several("An adapted prior")  # errors of other pictures are taken from the whole batch
     base = load_prior(prior)
     if base.image_context is not None:
         raise ConfigError(f"{prior} draws from features of pictures already: adapt the prior it was made of.")

@@ -35,7 +35,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cadiff.data.dataset import BrainDataset
-from cadiff.data.preprocess import Preprocessor
+from cadiff.data.preprocess import Preprocessor, Split
 from cadiff.data.splits import average_repeats
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ COORDINATES = ("x", "y", "z")
 def voxel_importance(
     pipe: FmriToImagePipeline,
     data: BrainDataset,
-    split: str = "test",
+    split: Split = "test",
     *,
     rows: np.ndarray | None = None,
     with_guess: bool = False,
@@ -77,6 +77,7 @@ def voxel_importance(
         pipe.conditioner,
         betas,
         repeats,
+        split=split,
         with_guess=with_guess,
         num_probes=num_probes,
         batch_size=batch_size,
@@ -89,6 +90,7 @@ def condition_importance(
     betas: np.ndarray,
     repeats: np.ndarray | None = None,
     *,
+    split: Split = "test",
     with_guess: bool = False,
     num_probes: int | None = None,
     batch_size: int = 8,
@@ -102,6 +104,7 @@ def condition_importance(
         conditioner: of a tuned pipeline.
         betas: (n, V) raw betas.
         repeats: (n,) how many trials each row averages; matters with `match_repeat_spread`.
+        split: which the trials are of, as the encoder's input depends on it.
         with_guess: the latents to begin from are part of the condition, as with strength below 1.
         num_probes: backward passes a trial; by default as many as give `DRAWS` draws, `MAX_PROBES` at most.
         batch_size: trials at a time; changes memory and speed, not the result.
@@ -112,9 +115,9 @@ def condition_importance(
     """
     preprocessor = conditioner.preprocessor
     # a copy without length policy gives one value a voxel, scaled for repeats as the encoder's input is
-    kept = replace(preprocessor, num_voxels=len(preprocessor.voxel_index))(betas, repeats, split="test")
+    kept = replace(preprocessor, num_voxels=len(preprocessor.voxel_index))(betas, repeats, split=split)
     change = kept.astype(np.float64) - preprocessor.voxel_mean
-    ready = conditioner.prepare(betas, repeats)
+    ready = conditioner.prepare(betas, repeats, split=split)
     num_probes = num_probes or min(MAX_PROBES, -(-DRAWS // len(ready)))
     weights = _part_weights(conditioner, preprocessor, ready, with_guess, batch_size)
     spread = length_map(preprocessor)

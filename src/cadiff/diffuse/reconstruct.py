@@ -32,6 +32,7 @@ from cadiff.diffuse.pictures import KIND, sample_table, save_picture
 from cadiff.diffuse.pipeline import FmriToImagePipeline, find_pipeline, open_pipeline, pipeline_protocol
 from cadiff.diffuse.precision import resolved
 from cadiff.diffuse.rerank import ENCODING, Reranker, open_encoding
+from cadiff.diffuse.sampling import make_scheduler, num_calls
 from cadiff.diffuse.settings import ReconstructConfig
 from cadiff.diffuse.variants import Variant, repeat_variants, roi_variants
 from cadiff.errors import DataError
@@ -64,6 +65,9 @@ def reconstruct(config: ReconstructConfig, pipeline: Path, dataset: Path, out: P
     refuse_existing(out)  # before minutes of sampling
     data = BrainDataset.open(dataset)
     pipe = open_pipeline(pipeline)
+    num_calls(
+        make_scheduler(config.scheduler, pipe.scheduler.config), config.num_inference_steps, config.strength
+    )
     trials = _trials(config, data)
     model = None
     if config.rerank is not None or config.class_start:
@@ -88,7 +92,12 @@ def reconstruct(config: ReconstructConfig, pipeline: Path, dataset: Path, out: P
     importance = None
     if config.importance:
         importance = condition_importance(
-            pipe.conditioner, trials.betas, trials.repeats, with_guess=config.strength < 1, seed=config.seed
+            pipe.conditioner,
+            trials.betas,
+            trials.repeats,
+            split=config.split,
+            with_guess=config.strength < 1,
+            seed=config.seed,
         )
     inputs = {"pipeline": folder_digest(find_pipeline(pipeline)), "dataset": dataset_digest(data)}
     protocol = protocol_of("reconstruct", config, before=pipeline_protocol(pipeline))

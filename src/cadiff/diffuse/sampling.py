@@ -30,6 +30,10 @@ from cadiff.onednn import onednn_linears
 SchedulerName = Literal["pndm", "ddim", "dpm++", "unipc", "euler"]
 ROWS = 32
 """Rows that the network is given at once on a CPU, where 80 took a fourth longer each (docs/benchmarks.md)."""
+BEGIN = 0.85
+"""Share of the noise levels above which sampling has to begin, since it begins with pure noise."""
+FEW = 10
+"""Steps below which sampling is coarse however they are spaced."""
 LEADING = {"timestep_spacing": "leading", "steps_offset": 1, "set_alpha_to_one": False}
 SCHEDULERS: Mapping[str, tuple[Any, dict[str, Any]]] = {
     "pndm": (PNDMScheduler, {**LEADING, "skip_prk_steps": True}),
@@ -189,13 +193,33 @@ def _other_than(null: Condition, condition: Condition) -> Tensor:
 
 
 def num_calls(scheduler: Any, num_inference_steps: int, strength: float) -> int:
-    """How often `denoise` calls the network."""
+    """How often `denoise` calls the network.
+
+    Raises:
+        ConfigError: so many steps are more than the scheduler has, or leave out where noise is highest.
+    """
     _set_timesteps(scheduler, num_inference_steps, None)
     return len(_kept_timesteps(scheduler, strength)[0])
 
 
 def _set_timesteps(scheduler: Any, steps: int, device: torch.device | None) -> None:
     """Also resets what a multi-step scheduler remembers."""
+    levels = scheduler.config.num_train_timesteps
+    # leading: steps a whole number of levels apart from the lowest one up, so a count that divides badly begins far down
+    first = levels // steps * (steps - 1) + 1
+    leads = scheduler.config.get("timestep_spacing") == "leading" and steps >= FEW
+    if steps > levels or (leads and not BEGIN * levels <= first < levels):
+        good = [n for n in range(FEW, levels // 2 + 1) if levels % n == 0]
+        near = sorted(sorted(good, key=lambda n: abs(n - steps))[:2])
+        why = (
+            f"it would begin at level {first} of {levels}"
+            if steps < levels
+            else f"there are {levels} levels of noise"
+        )
+        raise ConfigError(
+            f"num_inference_steps={steps} is no good with {type(scheduler).__name__}: {why}, and sampling begins in pure noise. "
+            f"Take {' or '.join(map(str, near))}, or a few dozen with scheduler=dpm++."
+        )
     with warnings.catch_warnings():
         # diffusers hands tensors to numpy functions, which numpy 2 dislikes; nothing that a user could mend
         warnings.filterwarnings("ignore", message="__array__ implementation", category=DeprecationWarning)

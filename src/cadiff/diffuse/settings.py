@@ -15,6 +15,7 @@ from cadiff.diffuse.controls import Control
 from cadiff.diffuse.precision import Precision
 from cadiff.diffuse.sampling import SchedulerName
 from cadiff.diffuse.trainable import UnetBlocks
+from cadiff.training import Decay
 
 RerankMode = Literal["pick", "mean", "order"]
 
@@ -30,12 +31,12 @@ class DiffuseFit(EpochFit):
     """Learning rate of AdamW."""
     weight_decay: float = Field(0.01, ge=0)
     """Applied to matrices and kernels, not to vectors."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     """Moment decay rates of AdamW."""
     schedule: Literal["cosine", "constant"] = "constant"
     """After the warm-up: half a cosine down to `min_learning_rate`, or constant."""
-    clip_norm: float | None = 0.5
-    """Largest norm of the whole gradient; none for no clipping."""
+    clip_norm: float | None = Field(0.5, gt=0)
+    """Largest norm of the whole gradient; null for no clipping."""
 
 
 class DiffuseConfig(Config):

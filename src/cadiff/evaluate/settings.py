@@ -41,5 +41,5 @@ class EvaluateConfig(Config):
     """Pictures that the judge sees at once; null: 64 on a GPU, 16 on a CPU."""
     train_pictures: int = Field(200, ge=0)
     """Training pictures, drawn by seed, that the picture controls are made of (mean image, best constant, ...); 0: none."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     """Seed of bootstrap, permutations, Monte-Carlo and the choice of training pictures."""

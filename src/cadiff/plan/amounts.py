@@ -28,7 +28,7 @@ class Amounts:
     def steps(self, stage: str, config: Any) -> int | None:
         """Optimiser steps of a training stage."""
         if config.fit.epochs is None:
-            return config.fit.steps
+            return config.fit.for_trials(1).steps
         trials = self.phase_1 if stage == "contrast" else self.trials
         return None if trials is None else config.fit.for_trials(trials).steps
 

@@ -52,7 +52,7 @@ class PriorConfig(Config):
     """resize: crop the centre square and scale it; pad: set it unscaled on black (MNIST's 28 -> 32)."""
     num_heldout: int = Field(default=256, ge=1)
     """Pictures that no part trains on; the autoencoder's PSNR and the MAE's loss are measured on them."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     """Seeds the choice of held-out pictures and the weights that training starts from."""
     vqvae: AutoencoderConfig = AutoencoderConfig()
     """Pictures to latents and back."""

@@ -28,7 +28,7 @@ from cadiff.priors.icgan.networks import Discriminator, Generator
 from cadiff.progress import Bar, progress
 from cadiff.runs import RunFolder
 from cadiff.sharing import to_device
-from cadiff.training import FitResult, all_finite, step_generator, update_average
+from cadiff.training import Decay, FitResult, all_finite, step_generator, update_average
 
 Batch = dict[str, Tensor]
 """images (B, 3, S, S) in [-1, 1]; features (B, F) of their instances; others (B, F), of the instances to draw."""
@@ -45,7 +45,7 @@ class GanFitConfig(Config):
     """Of the generator's Adam."""
     discriminator_learning_rate: float = Field(default=1e-4, gt=0)
     """Of the discriminator's Adam."""
-    betas: tuple[float, float] = (0.0, 0.999)
+    betas: tuple[Decay, Decay] = (0.0, 0.999)
     """Moment decay rates of both."""
     discriminator_steps: int = Field(default=1, ge=1)
     """Discriminator batches in one step."""
@@ -59,7 +59,7 @@ class GanFitConfig(Config):
     """Steps between log lines; each line is the mean since the last one."""
     checkpoint_every: int = Field(default=1000, ge=1)
     """Steps between checkpoints."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     """Seeds batches and noise."""
 
 
