@@ -64,6 +64,7 @@ Scores = dict[str, dict[str, np.ndarray]]
 
 
 def main(digits: Path, unseen: Path, prior: Path, figures: Path, out: Path, diffusion: Iterable[str]) -> None:
+    out = out.resolve()  # a training that goes on compares its settings, and paths are among them
     data, folds, methods = on_digits(digits, unseen, prior, out)
     found = run(data, folds, methods, digit69.crop, out / "digit69-folds", METRICS)
     found |= tuned(data, folds, prior, out / "digit69-tuned", diffusion)
