@@ -1,10 +1,13 @@
 """The dataset folder: round trip and refusals."""
 
+import tracemalloc
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from cadiff.data.dataset import BrainDataset, write_dataset
+from cadiff.data.dataset import BrainDataset, read_table, write_dataset
+from cadiff.data.writer import dataset_writer
 from cadiff.errors import ArtifactError, DataError
 
 RNG = np.random.default_rng(0)
@@ -146,3 +149,64 @@ def test_a_dataset_without_a_voxel_is_refused(tmp_path):
     changes = {"betas": parts()["betas"][:, :0], "voxels": parts()["voxels"].iloc[:0]}
     with pytest.raises(DataError, match="at least one trial and one voxel"):
         write_dataset(tmp_path / "out", **parts(**changes))
+
+
+def pictures_of(*sizes):
+    """Pictures (height, width) of stimuli s0, s1, ..."""
+    images = {f"s{i}": RNG.integers(0, 256, (*size, 3), dtype=np.uint8) for i, size in enumerate(sizes)}
+    ids = list(images)
+    trials = pd.DataFrame({"stimulus_id": ids, "split": "train", "session": 1, "run": 1, "repeat": 1})
+    betas = RNG.normal(size=(len(ids), 3)).astype(np.float32)
+    return parts(images=images, trials=trials, stimuli=pd.DataFrame({"stimulus_id": ids}), betas=betas)
+
+
+def test_pictures_of_different_sizes_need_one_size(tmp_path):
+    dataset = BrainDataset.open(write_dataset(tmp_path / "d", **pictures_of((8, 8), (8, 8), (6, 9))))
+    with pytest.raises(DataError, match=r"'s0' 8 x 8, 's2' 9 x 6 pixels.*size="):
+        dataset.images(["s0", "s1", "s2"])
+    assert dataset.images(["s2"]).shape == (1, 6, 9, 3)
+    assert dataset.images(["s0", "s1", "s2"], size=5).shape == (3, 5, 5, 3)
+    assert dataset.images([], size=5).shape == (0, 5, 5, 3)
+
+
+def test_pictures_are_in_memory_once(tmp_path):
+    dataset = BrainDataset.open(write_dataset(tmp_path / "d", **pictures_of(*[(160, 160)] * 12)))
+    dataset.images(["s0"])
+    tracemalloc.start()
+    pictures = dataset.images([f"s{i}" for i in range(12)])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert pictures.nbytes < peak < 1.5 * pictures.nbytes
+
+
+@pytest.mark.parametrize(
+    ("seen", "says"),
+    [
+        ((), r"d: it has labels and no pictures.*all 3 stimuli.*--set images=FOLDER"),
+        (("a",), r"d: of stimulus 'b' only the label is known \(2 such of 3\).*--set images=FOLDER"),
+    ],
+    ids=["no pictures", "some pictures"],
+)
+def test_labels_alone_are_said_to_be_no_pictures(tmp_path, seen, says):
+    made = parts()
+    with dataset_writer(tmp_path / "d", name="n", subject="s", voxels=made["voxels"]) as writer:
+        for name in made["images"]:
+            writer.add_stimulus(name, made["images"][name] if name in seen else None, label="x")
+        writer.add_trials(made["betas"], made["trials"])
+    dataset = BrainDataset.open(tmp_path / "d")
+    for ask in (
+        lambda: dataset.image("b"),
+        lambda: dataset.images([*seen, "b"]),
+        lambda: dataset.refuse_unreadable(dataset.rows("train")),
+    ):
+        with pytest.raises(DataError, match=says):
+            ask()
+
+
+@pytest.mark.parametrize("first", ["1 2 3", "0 2 1", "a b c", "7 8 9"])
+def test_a_header_line_that_is_too_short_is_refused(tmp_path, first):
+    """pandas takes the first column of such a table as row names, even where these only count."""
+    path = tmp_path / "table.tsv"
+    path.write_text("a\tb\n" + "".join(f"{name}\tx\ty\n" for name in first.split()))
+    with pytest.raises(DataError, match=r"more cells than the header line: are there row names\?"):
+        read_table(path)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from cadiff.data.dataset import BrainDataset
-from cadiff.data.prepare import PrepareConfig, prepare
+from cadiff.data.prepare import PrepareConfig, _Scaling, prepare
+from cadiff.data.preprocess import PreprocessConfig, Preprocessor
 from cadiff.data.writer import dataset_writer
 from cadiff.errors import DataError
 
@@ -173,3 +177,64 @@ def test_selection_without_repeated_training_trials_is_refused(data, tmp_path):
     with pytest.raises(DataError, match=r"No voxel .* reaches a split-half reliability of 1"):
         prepare(data, tmp_path / "out", PrepareConfig(min_reliability=1.0))
     assert not (tmp_path / "out").exists()
+
+
+STAGE_SETTINGS: dict[str, dict[str, Any]] = {
+    "voxel": {"normalise": "voxel"},
+    "scalar": {"normalise": "scalar"},
+    "official_god": {"normalise": "scalar", "length_policy": "official", "test_normalisation": "raw"},
+    "official_bold5000": {"normalise": "scalar", "length_policy": "official", "test_normalisation": "pooled"},
+}
+
+
+@pytest.mark.parametrize("rois", [None, ["V1"], ["FFA"]])
+@pytest.mark.parametrize("normalise", STAGE_SETTINGS)
+def test_the_values_are_those_that_a_stage_would_make(data, normalise, rois):
+    """Statistics come from the voxels kept alone, however far the others lie from them."""
+    betas = np.array(data.betas, dtype=np.float64)
+    betas[:, ::3] = 50 * betas[:, ::3] + 300  # FFA
+    np.save(data.folder / "betas.npy", betas.astype(np.float32))
+    data = BrainDataset.open(data.folder)
+    made = run(data, normalise=normalise, rois=rois)
+    fitted_on = data.betas if normalise == "official_bold5000" else data.betas[:24]
+    stage = Preprocessor.fit(
+        fitted_on, PreprocessConfig(rois=rois, **STAGE_SETTINGS[normalise]), voxels=data.voxels
+    )
+    expected = np.concatenate([stage(data.betas[:24]), stage(data.betas[24:], split="test")])
+    np.testing.assert_allclose(made.betas, expected[:, : len(made.voxels)], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("within", ["all", "run"])
+@pytest.mark.parametrize("normalise", STAGE_SETTINGS)
+def test_preparing_at_once_is_choosing_voxels_first(data, tmp_path, normalise, within):
+    options = {"normalise": normalise, "within": within}
+    at_once = run(data, rois=["V1"], **options)
+    chosen = BrainDataset.open(prepare(data, tmp_path / "chosen", PrepareConfig(rois=["V1"])))
+    later = BrainDataset.open(prepare(chosen, tmp_path / "later", PrepareConfig(**options)))
+    np.testing.assert_allclose(at_once.betas, later.betas, rtol=1e-6, atol=1e-6)
+    assert at_once.description["prepared"][-1]["changes"][1:] == later.description["prepared"][-1]["changes"]
+
+
+@pytest.mark.parametrize("normalise", ["scalar", "official_god"])
+def test_voxels_dropped_as_unreliable_take_no_part_in_the_statistics(data, tmp_path, normalise):
+    """One mean and std for all voxels leaves each voxel's reliability as it is, so both orders keep the same voxels."""
+    at_once = run(data, num_voxels=5, normalise=normalise)
+    chosen = BrainDataset.open(prepare(data, tmp_path / "chosen", PrepareConfig(num_voxels=5)))
+    later = BrainDataset.open(prepare(chosen, tmp_path / "later", PrepareConfig(normalise=normalise)))
+    np.testing.assert_allclose(at_once.betas, later.betas, rtol=1e-5, atol=1e-5)
+
+
+def test_only_the_columns_asked_for_are_scaled(data):
+    """What is laid beside every trial are the statistics of these columns, not of all voxels."""
+    num_trials, num_voxels, num_columns = 400, 20_000, 100
+    statistics = np.ones((1, num_voxels))
+    group = np.zeros(num_trials, dtype=int)
+    scaling = _Scaling(np.arange(num_voxels), group, statistics, statistics, "voxel")
+    betas = np.zeros((num_trials, num_voxels), dtype=np.float32)
+    scaling(betas, np.arange(1), np.arange(1))
+    tracemalloc.start()
+    scaled = scaling(betas, np.arange(num_trials), np.arange(num_columns))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * scaled.nbytes < num_trials * num_voxels
+    assert (scaled == -1).all()

@@ -74,3 +74,59 @@ def test_what_is_missing_is_said(tmp_path):
     (tmp_path / "a.png").write_text("damaged")
     with pytest.raises(DataError, match=r"'a'.*cannot be read"):
         load_stimuli(tmp_path).images(["a"], 8)
+
+
+def table_of(folder, content):
+    for name in ("a", "b"):
+        picture(0, 8, 8).save(folder / f"{name}.png")
+    (folder / "labels.tsv").write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", r"labels\.tsv cannot be read as a table"),
+        (b"\xff\xfe\x00a", r"labels\.tsv cannot be read as a table"),
+        ("file\tlabel\na.png\tx\ty\tz\n", r"labels\.tsv cannot be read as a table"),
+        ("file\tlabel\na.png\tx\tmore\nb.png\ty\tmore\n", r"labels\.tsv cannot be read as a table"),
+        ("file,label\na.png,x\n", r"no column 'file' \(found: file,label; tabs between\?\)"),
+        ("file\tlabel\n", "holds no picture"),
+        ("file\tlabel\na.png\tx\nn/a\ty\n", r"row 2 names no file"),
+        ("file\tlabel\na.png\tx\n\ty\n", r"row 2 names no file"),
+        ("file\tlabel\na.png\tx\na.png\ty\n", "stimulus id 'a'"),
+    ],
+)
+def test_a_table_that_is_none_is_named(tmp_path, content, message):
+    table_of(tmp_path, content)
+    with pytest.raises(DataError, match=message):
+        load_stimuli(tmp_path)
+
+
+@pytest.mark.parametrize("words", [("NA", "null"), ("None", "nan"), ("NaN", "N/A")])
+def test_words_that_pandas_takes_for_gaps_are_labels_and_ids(tmp_path, words):
+    first, second = words
+    table_of(tmp_path, f"stimulus_id\tfile\tlabel\n{first}\ta.png\t{first}\n{second}\tb.png\t{second}\n")
+    stimuli = load_stimuli(tmp_path)
+    assert stimuli.table["label"].tolist() == [first, second]
+    assert stimuli.table["stimulus_id"].tolist() == [first, second.replace("/", "_")]
+
+
+@pytest.mark.parametrize("gap", ["n/a", ""])
+def test_gaps_are_gaps(tmp_path, gap):
+    """An id that is not given comes from the file's name; a label or an index that is not given is not known."""
+    table_of(
+        tmp_path,
+        f"stimulus_id\tfile\tlabel\timagenet_index\tlicence\n{gap}\ta.png\t{gap}\t7\tCC0\n"
+        f"{gap}\tb.png\ty\t{gap}\t{gap}\n",
+    )
+    found = load_stimuli(tmp_path).table
+    assert found["stimulus_id"].tolist() == ["a", "b"]
+    for column in ("label", "imagenet_index", "licence"):
+        assert found[column].isna().tolist() == ([True, False] if column == "label" else [False, True])
+
+
+def test_tables_of_other_programs(tmp_path):
+    """With a byte order mark and Windows line ends, as a spreadsheet writes them."""
+    table_of(tmp_path, "\ufefffile\tlabel\r\na.png\tx\r\nb.png\ty\r\n")
+    found = load_stimuli(tmp_path).table
+    assert found["stimulus_id"].tolist() == ["a", "b"] and found["label"].tolist() == ["x", "y"]

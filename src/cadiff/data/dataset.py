@@ -115,10 +115,7 @@ class BrainDataset:
             raise DataError(f"{self.folder}: stimuli.tsv has no stimulus {stimulus_id!r}.")
         file = self.stimuli.at[stimulus_id, "file"]
         if not isinstance(file, str):
-            raise DataError(
-                f"{self.folder}: of stimulus {stimulus_id!r} only the label is known, there is no picture. "
-                "Reconstruction and scoring need pictures."
-            )
+            raise no_picture(self.folder, self.stimuli["file"], stimulus_id)
         path = self.folder / "stimuli" / file
         try:
             with Image.open(path) as image:
@@ -129,14 +126,26 @@ class BrainDataset:
             ) from None
 
     def images(self, stimulus_ids: Sequence[str], size: int | None = None) -> np.ndarray:
-        """Pictures, uint8 (n, H, W, 3); resized (bicubic, antialiased) to `size` pixels square when given."""
-        pictures = []
-        for stimulus_id in stimulus_ids:
+        """Pictures, uint8 (n, H, W, 3); resized (bicubic, antialiased) to `size` pixels square when given.
+
+        Raises:
+            DataError: a stimulus without a picture, one that cannot be read, or sizes that differ where `size` is not given.
+        """
+        pictures = np.empty((0, size or 0, size or 0, 3), np.uint8)
+        for i, stimulus_id in enumerate(stimulus_ids):
             picture = self.image(stimulus_id)
             if size is not None and picture.shape[:2] != (size, size):
                 picture = np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC))
-            pictures.append(picture)
-        return np.stack(pictures)
+            if i == 0:  # filled one by one: none is in memory twice
+                pictures = np.empty((len(stimulus_ids), *picture.shape), np.uint8)
+            if picture.shape != pictures.shape[1:]:
+                one, other = (f"{found.shape[1]} x {found.shape[0]}" for found in (pictures[0], picture))
+                raise DataError(
+                    f"{self.folder}: pictures differ in size (stimulus {stimulus_ids[0]!r} {one}, {stimulus_id!r} {other} "
+                    "pixels) and do not fit in one array: give size=, a side in pixels for all of them."
+                )
+            pictures[i] = picture
+        return pictures
 
     def refuse_unreadable(self, rows: np.ndarray) -> None:
         """Raises `DataError` unless the betas (n, voxels) of these trials are finite and their pictures open."""
@@ -179,6 +188,21 @@ class BrainDataset:
             raise DataError(
                 f"{self.folder}: trials.tsv shows {missing[0]!r}, which stimuli.tsv does not list."
             )
+
+
+def no_picture(folder: Path, files: pd.Series, stimulus_id: str) -> DataError:
+    """What to raise when the picture of a stimulus is asked for and the dataset knows its label only.
+
+    files: column `file` of the dataset's stimuli.tsv, gaps where there is no picture.
+    """
+    lacking = int(files.isna().sum())
+    found = f"of stimulus {stimulus_id!r} only the label is known ({lacking} such of {len(files)})"
+    if lacking == len(files):
+        found = f"it has labels and no pictures (of all {lacking} stimuli only the label is known)"
+    return DataError(
+        f"{folder}: {found}. What looks at pictures, such as reconstruction and scoring, needs them: import the data again "
+        "with pictures (god, bids: --set images=FOLDER; arrays: a folder stimuli/ in the source)."
+    )
 
 
 def write_dataset(
@@ -252,8 +276,10 @@ def read_table(path: Path, **options: Any) -> pd.DataFrame:
     """
     try:
         table = pd.read_csv(path, sep="\t", na_values=["n/a"], **options)
-        if not isinstance(table.index, pd.RangeIndex):  # pandas would take the first column as row names
-            raise ValueError("rows have more cells than the header line")
+        if not table.index.equals(
+            pd.RangeIndex(len(table))
+        ):  # pandas would take the first column as row names
+            raise ValueError("rows have more cells than the header line: are there row names?")
         return table
     except (ValueError, pd.errors.ParserError) as error:  # EmptyDataError, UnicodeDecodeError are ValueErrors
         raise DataError(

@@ -10,7 +10,8 @@ Letters in shapes: n trials, V voxels of the source, K voxels kept, G groups (ru
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -76,12 +77,12 @@ def prepare(dataset: BrainDataset, out: Path, config: PrepareConfig | None = Non
         changes.append(
             f"{len(index)} of {len(dataset.voxels)} voxels kept: those in {', '.join(config.rois)}."
         )
-    scaling = _fit(dataset, config, changes)
+    scaling = _fit(dataset, index, config, changes)
     if config.min_reliability is not None or config.num_voxels is not None:
-        index = _reliable(dataset, scaling, index, config, changes)
-    voxels = dataset.voxels.iloc[index].drop(columns="voxel").reset_index(drop=True)
+        scaling = scaling.keep(_reliable(dataset, scaling, config, changes))
+    voxels = dataset.voxels.iloc[scaling.voxels].drop(columns="voxel").reset_index(drop=True)
     if config.noise_ceiling != "keep":
-        voxels["noise_ceiling"] = _ceilings(dataset, scaling, index, config.noise_ceiling)
+        voxels["noise_ceiling"] = _ceilings(dataset, scaling, config.noise_ceiling)
         changes.append(f"Noise ceilings estimated from the repeats of {config.noise_ceiling} trials.")
     about = {
         k: v for k, v in dataset.description.items() if k not in ("sha256", "provenance", "format", "import")
@@ -94,7 +95,7 @@ def prepare(dataset: BrainDataset, out: Path, config: PrepareConfig | None = Non
     with dataset_writer(out, name=name, subject=subject, voxels=voxels, description=about) as writer:
         copy_stimuli(dataset, writer, set(dataset.stimuli.index) - gone)
         for some in _chunks(rows, CHUNK_ROWS):
-            writer.add_trials(scaling(dataset.betas, some, index), dataset.trials.iloc[some])
+            writer.add_trials(scaling(dataset.betas, some), dataset.trials.iloc[some])
     return out
 
 
@@ -120,25 +121,46 @@ def _fewer_stimuli(dataset: BrainDataset, config: PrepareConfig, changes: list[s
 
 @dataclass(frozen=True, eq=False)
 class _Scaling:
-    """The z-score of every group; `group` says which group's statistics a trial takes, -1 for none at all."""
+    """The z-score of every group, for the K voxels kept; `group` says which group's statistics a trial takes, -1 for none."""
 
+    voxels: np.ndarray  # (K,)
     group: np.ndarray  # (n,)
-    mean: np.ndarray  # (G, V), or (G, 1)
-    std: np.ndarray
+    means: np.ndarray  # (G, K), each voxel's own
+    stds: np.ndarray
+    normalise: str
 
-    def __call__(self, betas: np.ndarray, rows: np.ndarray, index: np.ndarray) -> np.ndarray:
-        """These rows and columns of all betas (n, V), normalised."""
+    def keep(self, columns: np.ndarray) -> _Scaling:
+        """The z-score for fewer voxels; those that go leave a mean and std of all voxels too."""
+        kept = {name: getattr(self, name)[..., columns] for name in ("voxels", "means", "stds")}
+        return replace(self, **kept)
+
+    def __call__(
+        self, betas: np.ndarray, rows: np.ndarray, columns: np.ndarray | slice = slice(None)
+    ) -> np.ndarray:
+        """These rows of all betas (n, V), and of the voxels kept these columns, normalised."""
+        mean, std = self._applied
+        some = columns if mean.shape[1] > 1 else slice(None)
         group = self.group[rows]
-        columns = index if self.mean.shape[1] > 1 else np.zeros(1, dtype=int)
-        kept = np.asarray(betas[np.ix_(rows, index)], dtype=np.float64)
-        scaled = (kept - self.mean[group][:, columns]) / self.std[group][:, columns]
-        return np.where(group[:, None] < 0, kept, scaled)
+        kept = _float64(betas, rows, self.voxels[columns])
+        return (kept - mean[:, some][group]) / std[:, some][group]  # columns first: few groups, many trials
+
+    @cached_property
+    def _applied(self) -> tuple[np.ndarray, np.ndarray]:
+        """What is subtracted and divided by (G + 1, K), or (G + 1, 1) for one of all voxels; the last changes nothing."""
+        mean, std = self.means, self.stds
+        if self.normalise != "voxel":
+            mean, std = _pool(mean, std, repeat=_official_repeats(mean.shape[1], self.normalise))
+        floor = TINY_STD * max(float(np.median(std)), TINY_STD * float(np.abs(mean).max()))
+        std = np.where(std <= floor, 1.0, std)
+        nothing = np.zeros_like(mean[:1])
+        return np.concatenate([mean, nothing]), np.concatenate([std, nothing + 1])
 
 
-def _fit(dataset: BrainDataset, config: PrepareConfig, changes: list[str]) -> _Scaling:
+def _fit(dataset: BrainDataset, voxels: np.ndarray, config: PrepareConfig, changes: list[str]) -> _Scaling:
     count = len(dataset.trials)
     if config.normalise == "none":
-        return _Scaling(np.full(count, -1), np.zeros((1, 1)), np.ones((1, 1)))
+        no_mean = np.zeros((1, len(voxels)))
+        return _Scaling(voxels, np.full(count, -1), no_mean, no_mean + 1, config.normalise)
     train = (dataset.trials["split"] == "train").to_numpy()
     fitted_on = train
     if config.normalise == "official_bold5000":
@@ -146,11 +168,7 @@ def _fit(dataset: BrainDataset, config: PrepareConfig, changes: list[str]) -> _S
     if not fitted_on.any():
         raise DataError(f"{dataset.folder} has no training trials to fit a z-score on.")
     group, source, lacking = _groups(dataset.trials, fitted_on, config)
-    mean, std = _moments(dataset.betas, source, int(group.max()) + 1)
-    if config.normalise != "voxel":
-        mean, std = _pool(mean, std, repeat=_official_repeats(mean.shape[1], config.normalise))
-    floor = TINY_STD * max(float(np.median(std)), TINY_STD * float(np.abs(mean).max()))
-    std = np.where(std <= floor, 1.0, std)
+    means, stds = _moments(dataset.betas, voxels, source, int(group.max()) + 1)
     unscaled = ""
     if config.normalise == "official_god":
         group = np.where(train, group, -1)
@@ -166,7 +184,7 @@ def _fit(dataset: BrainDataset, config: PrepareConfig, changes: list[str]) -> _S
     if lacking:
         whose = "their own trials" if config.without_training == "own" else "all training trials"
         changes.append(f"{lacking} {config.within}s without training trials took the statistics of {whose}.")
-    return _Scaling(group, mean, std)
+    return _Scaling(voxels, group, means, stds, config.normalise)
 
 
 def _groups(
@@ -189,16 +207,18 @@ def _groups(
     return takes, np.stack([everyone, contributes], axis=1), len(lacking)
 
 
-def _moments(betas: np.ndarray, source: np.ndarray, num_groups: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and population std (G, V) float64 in two passes of bounded memory; groups without trials get 0 and 1."""
+def _moments(
+    betas: np.ndarray, voxels: np.ndarray, source: np.ndarray, num_groups: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and population std (G, K) float64 in two passes of bounded memory; groups without trials get 0 and 1."""
     num_groups = max(num_groups, int(source.max()) + 1)
     count = np.zeros((num_groups, 1))
-    total = np.zeros((num_groups, betas.shape[1]))
+    total = np.zeros((num_groups, len(voxels)))
     squares = np.zeros_like(total)
     for into in (total, squares):
         mean = np.divide(total, count, out=np.zeros_like(total), where=count > 0)
         for rows in _chunks(np.flatnonzero((source >= 0).any(axis=1)), CHUNK_ROWS):
-            part = np.asarray(betas[rows], dtype=np.float64)
+            part = _float64(betas, rows, voxels)
             for group in np.unique(source[rows]):
                 if group >= 0:
                     mine = part[(source[rows] == group).any(axis=1)]
@@ -213,7 +233,7 @@ def _moments(betas: np.ndarray, source: np.ndarray, num_groups: int) -> tuple[np
 
 
 def _pool(mean: np.ndarray, std: np.ndarray, repeat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """One mean and std a group (G, 1) of all voxels' values; `repeat` (V,) counts a voxel more than once."""
+    """One mean and std a group (G, 1) of all voxels' values; `repeat` (K,) counts a voxel more than once."""
     weight = repeat / repeat.sum()
     pooled = (mean * weight).sum(axis=1, keepdims=True)
     variance = ((std**2 + (mean - pooled) ** 2) * weight).sum(axis=1, keepdims=True)
@@ -229,8 +249,9 @@ def _official_repeats(count: int, normalise: str) -> np.ndarray:
 
 
 def _reliable(
-    dataset: BrainDataset, scaling: _Scaling, index: np.ndarray, config: PrepareConfig, changes: list[str]
+    dataset: BrainDataset, scaling: _Scaling, config: PrepareConfig, changes: list[str]
 ) -> np.ndarray:
+    """Columns of `scaling` that are kept."""
     rows = _repeated(dataset, "train")
     if not len(rows):
         raise DataError(
@@ -238,38 +259,42 @@ def _reliable(
             "looking at test trials: choose voxels by ROI instead."
         )
     ids = dataset.trials["stimulus_id"].iloc[rows].astype(str).tolist()
+    count = len(scaling.voxels)
     reliability = np.concatenate(
         [
             split_half(scaling(dataset.betas, rows, some), ids, seed=config.seed)[0]
-            for some in _chunks(index, CHUNK_VOXELS)
+            for some in _chunks(np.arange(count), CHUNK_VOXELS)
         ]
     )
-    keep = np.ones(len(index), dtype=bool)
+    keep = np.ones(count, dtype=bool)
     if config.min_reliability is not None:
         keep = reliability >= config.min_reliability
     if config.num_voxels is not None:
         ranked = np.argsort(np.where(keep, -reliability, np.inf), kind="stable")
-        keep &= np.isin(np.arange(len(index)), ranked[: config.num_voxels])
+        keep &= np.isin(np.arange(count), ranked[: config.num_voxels])
     if not keep.any():
         raise DataError(
             f"No voxel of {dataset.folder} reaches a split-half reliability of {config.min_reliability:g} over repeated "
             f"training trials (highest: {reliability.max():.2f}): lower min_reliability."
         )
     changes.append(
-        f"{int(keep.sum())} of {len(index)} voxels kept by split-half reliability over {len(set(ids))} repeated training "
+        f"{int(keep.sum())} of {count} voxels kept by split-half reliability over {len(set(ids))} repeated training "
         f"stimuli (lowest kept: {reliability[keep].min():.2f})."
     )
-    return index[keep]
+    return np.flatnonzero(keep)
 
 
-def _ceilings(dataset: BrainDataset, scaling: _Scaling, index: np.ndarray, split: str) -> np.ndarray:
+def _ceilings(dataset: BrainDataset, scaling: _Scaling, split: str) -> np.ndarray:
     rows = _repeated(dataset, split)
     if not len(rows):
         raise DataError(
             f"{dataset.folder} repeats no {split} stimulus: no noise ceiling can be estimated from them."
         )
     ids = dataset.trials["stimulus_id"].iloc[rows].astype(str).tolist()
-    parts = [noise_ceiling(scaling(dataset.betas, rows, some), ids) for some in _chunks(index, CHUNK_VOXELS)]
+    columns = np.arange(len(scaling.voxels))
+    parts = [
+        noise_ceiling(scaling(dataset.betas, rows, some), ids) for some in _chunks(columns, CHUNK_VOXELS)
+    ]
     return np.concatenate(parts)
 
 
@@ -277,6 +302,12 @@ def _repeated(dataset: BrainDataset, split: str) -> np.ndarray:
     """Rows of a split whose stimulus is shown more than once in it."""
     rows = dataset.rows(split)
     return rows[dataset.trials["stimulus_id"].iloc[rows].duplicated(keep=False).to_numpy()]
+
+
+def _float64(betas: np.ndarray, rows: np.ndarray, voxels: np.ndarray) -> np.ndarray:
+    """These rows and columns of all betas, which are not gone through one by one where every column is wanted."""
+    part = betas[rows] if len(voxels) == betas.shape[1] else betas[np.ix_(rows, voxels)]
+    return np.asarray(part, dtype=np.float64)
 
 
 def _chunks(index: np.ndarray, size: int) -> Iterator[np.ndarray]:

@@ -141,7 +141,8 @@ def simulate(config: SimulateConfig, out: Path, *, progress: bool = True) -> Pat
     viewed = _viewed_pictures(config, stimuli, choice.train, choice.others)
     made = simulate_betas(config, pictures, shown, viewed, trials, progress=progress)
     tested = dict.fromkeys(trials.loc[trials["split"] == "test", "stimulus_id"])
-    free = made.noise_free[[shown.index(stimulus_id) for stimulus_id in tested]]
+    row_of = {stimulus_id: row for row, stimulus_id in enumerate(shown)}
+    free = made.noise_free[[row_of[stimulus_id] for stimulus_id in tested]]
     rows = stimuli.table[stimuli.table["stimulus_id"].isin(shown)].drop(columns="file")
     return write_dataset(
         Path(out),
@@ -236,7 +237,7 @@ def noise_free_betas(dataset: BrainDataset, split: str, stimulus_ids: Sequence[s
     Raises:
         DataError: a real subject, one that was simulated without this, a changed copy, or another split.
     """
-    path, known = dataset.folder / NOISE_FREE, dataset.stimulus_ids("test")
+    path = dataset.folder / NOISE_FREE
     if split != "test" or not path.is_file():
         lacking = f"of split {split}" if split != "test" else f"in {dataset.folder} (expected {NOISE_FREE})"
         raise DataError(
@@ -244,7 +245,8 @@ def noise_free_betas(dataset: BrainDataset, split: str, stimulus_ids: Sequence[s
             "simulated subject those to its test pictures when it was made with noise_free=true and not changed since."
         )
     stored = np.load(path, mmap_mode="r", allow_pickle=False)
-    return np.asarray(stored[[known.index(stimulus_id) for stimulus_id in stimulus_ids]])
+    row_of = {stimulus_id: row for row, stimulus_id in enumerate(dataset.stimulus_ids("test"))}
+    return np.asarray(stored[[row_of[stimulus_id] for stimulus_id in stimulus_ids]])
 
 
 def _describe(

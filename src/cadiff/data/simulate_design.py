@@ -59,7 +59,8 @@ def choose_stimuli(
     if test_classes == "seen":
         pools = [members[label][images_per_class:] for label in trained]
     else:
-        pools = [members[label] for label in labels if label not in set(trained)]
+        known = set(trained)
+        pools = [members[label] for label in labels if label not in known]
     test = _round_robin(pools, num_test_images)
     if len(test) < num_test_images:
         raise DataError(

@@ -25,7 +25,8 @@ def check_disjoint(ds: BrainDataset) -> None:
     """
     ids = ds.trials["stimulus_id"]
     train, test = (list(dict.fromkeys(ids.iloc[ds.rows(split)])) for split in ("train", "test"))
-    shared = [name for name in test if name in set(train)]
+    known = set(train)
+    shared = [name for name in test if name in known]
     if shared:
         raise DataError(
             f"Test stimulus {shared[0]!r} is also shown in training trials ({len(shared)} such in {ds.folder}). "
@@ -172,7 +173,13 @@ def resplit(dataset: BrainDataset, out: Path, test: Sequence[str], rows: Rows | 
         for key, value in dataset.description.items()
         if key not in {"sha256", "provenance", "format", "import"}
     }
-    about["resplit"] = {"test_stimuli": list(test)}
+    tested = set(dataset.trials["stimulus_id"][dataset.trials["split"] == "test"])
+    is_validation = (dataset.description.get("resplit") or {}).get("out_of") == "train"
+    is_validation |= bool(tested) and tested.isdisjoint(trials["stimulus_id"])
+    # What the new test stimuli were, for the ledger of looks: training trials of a dataset whose own test trials are left
+    # out; any trials of one that has no test split; or trials of both splits, mixed anew.
+    out_of = "train" if is_validation else "both" if tested else "untested"
+    about["resplit"] = {"test_stimuli": list(test), "out_of": out_of}
     name, subject = about.pop("name"), about.pop("subject")
     trials["split"] = np.where(trials["stimulus_id"].isin(list(test)), "test", "train")
     with dataset_writer(

@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from cadiff.data.dataset import read_table
 from cadiff.errors import DataError
 
 PICTURES = (".png", ".jpg", ".jpeg")
@@ -60,8 +61,8 @@ class StimulusSet:
 def load_stimuli(folder: Path | None = None) -> StimulusSet:
     """The pictures of `folder`, or the shipped set.
 
-    Raises DataError: no such folder, no picture in it, a table that lacks a column or names a missing file, two pictures
-    of one name.
+    Raises DataError: no such folder, no picture in it, a table that cannot be read, lacks a column or names a missing file,
+    two pictures of one name.
     """
     stimuli = _shipped() if folder is None else _from_folder(Path(folder))
     names = stimuli.table["stimulus_id"]
@@ -79,9 +80,8 @@ def _shipped() -> StimulusSet:
             "The shipped stimuli are not installed (assets/stimuli.zip): name a folder of pictures instead."
         )
     archive = zipfile.ZipFile(io.BytesIO(asset.read_bytes()))
-    table = pd.read_csv(
-        io.BytesIO(archive.read("stimuli.tsv")), sep="\t", dtype={"stimulus_id": str, "label": str}
-    )
+    text = {"stimulus_id": str, "label": str}
+    table = pd.read_csv(io.BytesIO(archive.read("stimuli.tsv")), sep="\t", dtype=text, keep_default_na=False)
     return StimulusSet(
         _complete(table), SHIPPED_SOURCE, lambda file: Image.open(io.BytesIO(archive.read(file)))
     )
@@ -116,12 +116,15 @@ def _class_folders(folder: Path) -> pd.DataFrame:
 
 
 def _read_table(path: Path) -> pd.DataFrame:
-    table = pd.read_csv(
-        path, sep="\t", dtype={"stimulus_id": str, "label": str, "file": str}, na_values=["n/a"]
-    )
+    text = dict.fromkeys(("stimulus_id", "file", "label", "licence"), str)
+    table = read_table(path, dtype=text, keep_default_na=False).replace("", np.nan)  # "NA" may be a name
     for column in ("file", "label"):
         if column not in table:
-            raise DataError(f"{path} has no column {column!r} (found: {', '.join(map(str, table.columns))}).")
+            there = ", ".join(map(str, table.columns))
+            raise DataError(f"{path} has no column {column!r} (found: {there}; tabs between?).")
+    if table["file"].isna().any():
+        row = int(table["file"].isna().to_numpy().argmax()) + 1
+        raise DataError(f"{path}: row {row} names no file; every row needs a picture.")
     missing = [file for file in table["file"] if not (path.parent / str(file)).is_file()]
     if missing:
         raise DataError(f"{path} names {len(missing)} pictures that are not there (first: {missing[0]!r}).")
@@ -131,8 +134,8 @@ def _read_table(path: Path) -> pd.DataFrame:
 def _complete(table: pd.DataFrame) -> pd.DataFrame:
     """The columns of `StimulusSet.table`, with ids from file names and ImageNet indices from WordNet ids where absent."""
     table = table.copy()
-    if "stimulus_id" not in table:
-        table["stimulus_id"] = [Path(str(file)).stem for file in table["file"]]
+    stems = pd.Series([Path(str(file)).stem for file in table["file"]], table.index, dtype=object)
+    table["stimulus_id"] = table["stimulus_id"].fillna(stems) if "stimulus_id" in table else stems
     # ids become file names of the dataset
     table["stimulus_id"] = [re.sub(r"[^\w.-]", "_", str(name)) for name in table["stimulus_id"]]
     if "imagenet_index" not in table:

@@ -163,9 +163,8 @@ def check_leaks(folder: Folder, pictures: Pictures, *, seed: int = 0) -> tuple[F
     recorded = {str(n): str(digest) for n, digest in folder.stimuli["sha256"].dropna().items()}
     digests = recorded | pictures.hashes
     first = {digests[name]: name for name in reversed(train) if name in digests}
-    copies = [
-        Pair(n, first[digests[n]], 1.0) for n in test if digests.get(n) in first and n not in set(shared)
-    ]
+    again = set(shared)
+    copies = [Pair(n, first[digests[n]], 1.0) for n in test if digests.get(n) in first and n not in again]
     known = {name: row for row, name in enumerate(pictures.names)}
     rows = {
         split: [known[n] for n in names if n in known] for split, names in (("train", train), ("test", test))

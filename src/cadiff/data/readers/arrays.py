@@ -14,6 +14,7 @@ be decoded, not reconstructed. Betas are read piece by piece and pictures one at
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -135,7 +136,8 @@ def _load_stimuli(path: Path, shown: list[str]) -> pd.DataFrame:
         raise DataError(
             f"{path}: row {row + 1} has no stimulus_id, or one that came before ({stimuli['stimulus_id'][row]!r})."
         )
-    if missing := [s for s in shown if s not in set(stimuli["stimulus_id"])]:
+    listed = set(stimuli["stimulus_id"])
+    if missing := [s for s in shown if s not in listed]:
         raise DataError(f"{path} does not list {missing[0]!r}, which trials.tsv shows.")
     _check_numbers(stimuli, "imagenet_index", 0, 999, path, whole=True)
     if "imagenet_index" in stimuli:
@@ -234,16 +236,31 @@ def _read_table(path: Path, *, required: tuple[str, ...]) -> pd.DataFrame:
     need_file(path, "the arrays reader needs it.")
     text = dict.fromkeys(("stimulus_id", "split", "label", "licence", "rois", "file"), str)
     table = read_table(path, dtype=text, keep_default_na=False, encoding="utf-8-sig")  # "NA" may be a name
-    table = table.replace("", np.nan)
+    table = _without_nameless(path, table.replace("", np.nan))
     if missing := [column for column in required if column not in table]:
         raise DataError(
             f"{path} lacks the column {missing[0]!r} (it has: {', '.join(map(str, table.columns))}; tabs between?)."
         )
     if "stimulus_id" in table:
-        lengths = table["stimulus_id"].dropna().astype(str).str.encode("utf-8").str.len()
+        lengths = table["stimulus_id"].dropna().map(lambda name: len(str(name).encode()))
         if len(lengths) and lengths.max() > LONGEST_ID:
+            row = int(str(lengths.idxmax())) + 1
             raise DataError(
-                f"{path}: the stimulus_id in row {lengths.idxmax() + 1} has {lengths.max()} bytes; it names a file, so use "
-                f"at most {LONGEST_ID}."
+                f"{path}: the stimulus_id in row {row} has {lengths.max()} bytes; it names a file, "
+                f"so use at most {LONGEST_ID}."
             )
     return table
+
+
+def _without_nameless(path: Path, table: pd.DataFrame) -> pd.DataFrame:
+    """The table without the row names that pandas and R put in front, and without empty columns at its end."""
+    nameless = []
+    for place, column in enumerate(table.columns):
+        if re.fullmatch(r"Unnamed: [\d.]+", str(column)):
+            nameless.append(column)
+            given = table[column].dropna()
+            if place and len(given):
+                raise DataError(
+                    f"{path}: column {place + 1} has no name, and its first value is {given.iloc[0]!r}: name it, or leave it out."
+                )
+    return table.drop(columns=nameless)

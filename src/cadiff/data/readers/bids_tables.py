@@ -74,6 +74,7 @@ def read_events(path: Path, options: EventOptions) -> Events:
         DataError: a column that is missing, times that are no numbers, or no trial at all.
     """
     table = read_table(need_file(path, "expected a table of events."), dtype=str, keep_default_na=False)
+    table = table.replace("", np.nan)  # pandas leaves gaps empty where nobody tells it of n/a
     column = options.stimulus_column or next(
         (c for c in ("stim_file", "trial_type") if c in table), "stim_file"
     )
