@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from time import process_time
+
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
-from cadiff.artifacts import read_json
+from cadiff.artifacts import read_json, write_json
 from cadiff.data.dataset import BrainDataset
 from cadiff.errors import ArtifactError, ConfigError, DataError
 from cadiff.evaluate import EvaluateConfig, evaluate
 from cadiff.evaluate.folders import open_pictures
+from cadiff.evaluate.pictures import open_stimuli, resize, stimulus_images
+from cadiff.evaluate.systems import System
 
 IDS = ["n01_12", "n01_1", "cat"]
 PIXELS = EvaluateConfig(judge=None, num_bootstrap=200)
@@ -77,6 +81,8 @@ def test_mistaken_patterns_tables_and_folders_are_refused(tmp_path):
     save(tmp_path / "p" / "cat.png", 0)
     with pytest.raises(ConfigError, match=r"must hold \{stimulus_id\} once"):
         open_pictures(tmp_path / "p", IDS, pattern="{id}.png")
+    with pytest.raises(ConfigError, match=r"\{sample\} once"):
+        open_pictures(tmp_path / "p", IDS, pattern="{stimulus_id}_{sample}_{sample}.png")
     with pytest.raises(DataError, match="do not fit the pattern"):
         open_pictures(tmp_path / "p", IDS, pattern="x_{stimulus_id}")
     (tmp_path / "t.tsv").write_text("stimulus_id\tfile\ncat\t../p/cat.png\n")
@@ -87,6 +93,53 @@ def test_mistaken_patterns_tables_and_folders_are_refused(tmp_path):
         open_pictures(tmp_path / "empty", IDS)
     with pytest.raises(ArtifactError, match="not a folder"):
         open_pictures(tmp_path / "absent", IDS)
+
+
+@pytest.mark.parametrize(
+    ("samples", "bad"),
+    [
+        (["x", "1", "2"], "row 1 is 'x'"),
+        (["0", "", "0"], "row 2 is ''"),
+        (["0", "0", "1.5"], "row 3 is '1.5'"),
+    ],
+)
+def test_sample_numbers_are_whole_or_refused_by_row(tmp_path, samples, bad):
+    for name in IDS:
+        save(tmp_path / "p" / f"{name}.png", 0)
+    rows = pd.DataFrame({"stimulus_id": IDS, "file": [f"{name}.png" for name in IDS], "sample": samples})
+    rows.to_csv(tmp_path / "t.tsv", sep="\t", index=False)
+    with pytest.raises(DataError, match=f"sample in {bad}; expected a whole number"):
+        open_pictures(tmp_path / "p", IDS, table=tmp_path / "t.tsv")
+    write_json(tmp_path / "p" / "config.json", {"kind": "reconstructions"})
+    rows.assign(condition="brain").to_csv(tmp_path / "p" / "samples.tsv", sep="\t", index=False)
+    with pytest.raises(DataError, match=f"sample in {bad}; expected a whole number"):
+        open_pictures(tmp_path / "p", IDS)
+
+
+def test_whole_numbers_with_a_decimal_point_are_samples(tmp_path):
+    for i in (0, 1):
+        save(tmp_path / f"{i}.png", i)
+    (tmp_path / "t.tsv").write_text("stimulus_id\tfile\tsample\ncat\t1.png\t1.0\ncat\t0.png\t0.0\n")
+    found = open_pictures(tmp_path, ["cat"], table=tmp_path / "t.tsv")
+    assert found.table["sample"].tolist() == [0, 1] and values(found) == [[0, 1]]
+
+
+@pytest.mark.parametrize("about", ["[]", '"reconstructions"', "3"])
+def test_a_config_that_is_no_table_of_settings_is_refused(tmp_path, about):
+    (tmp_path / "config.json").write_text(about)
+    (tmp_path / "samples.tsv").write_text("condition\tstimulus_id\tsample\tfile\nbrain\tcat\t0\tcat.png\n")
+    with pytest.raises(ArtifactError, match=r"config.json holds a \w+, expected names and values"):
+        open_pictures(tmp_path, ["cat"])
+
+
+def test_two_pictures_of_one_name_are_found_among_thousands(tmp_path):
+    for i in range(20_000):
+        (tmp_path / f"{i}.png").touch()
+    (tmp_path / "7.jpg").touch()
+    start = process_time()
+    with pytest.raises(DataError, match="two pictures called '7'"):
+        open_stimuli(tmp_path)
+    assert process_time() - start < 2.0  # counting each name anew took seconds
 
 
 def test_a_plain_folder_scores_like_the_same_pictures_in_ours(write_reconstructions, linear_brain, tmp_path):
@@ -133,3 +186,28 @@ def test_systems_of_other_sizes_are_resized_only_when_asked(write_reconstruction
         against={"big": big},
     )
     assert "16px" in read_json(found / "evaluation.json")["conditions"]["big"]["metrics"]["mse"]["protocol"]
+
+
+def test_pictures_of_several_sizes_in_one_folder_are_brought_to_the_size_asked_for(tmp_path, rng):
+    shown = {
+        name: rng.integers(0, 256, (side, side, 3), np.uint8)
+        for name, side in zip(IDS, (16, 20, 16), strict=True)
+    }
+    for name, picture in shown.items():
+        Image.fromarray(picture).save(tmp_path / f"{name}.png")
+    found = open_pictures(tmp_path, IDS)
+    with pytest.raises(DataError, match=r"differ in size .* --set size="):
+        found.images("brain")
+    expected = [resize(shown[name], (16, 16)) for name in IDS]
+    np.testing.assert_array_equal(found.images("brain", 16)[:, 0], expected)
+    np.testing.assert_array_equal(System("brain", found, "brain", "").images(16)[:, 0], expected)
+
+
+def test_stimuli_without_a_picture_and_stimuli_listed_twice_are_named(tmp_path):
+    head = "stimulus_id\tfile\tlabel\n"
+    (tmp_path / "stimuli.tsv").write_text(head + "cat\tn/a\ta\ndog\tdog.png\tb\n")
+    with pytest.raises(DataError, match=r"Of 1 of 2 stimuli only the label is known \(first: 'cat'"):
+        stimulus_images(open_stimuli(tmp_path), ["dog", "cat"], (8, 8))
+    (tmp_path / "stimuli.tsv").write_text(head + "cat\tcat.png\ta\n" * 2)
+    with pytest.raises(DataError, match="lists 'cat' twice"):
+        open_stimuli(tmp_path)

@@ -26,13 +26,15 @@ from cadiff.baselines.fitted import State, put, take
 from cadiff.baselines.labels import Drawing
 from cadiff.data.dataset import BrainDataset
 from cadiff.encoding import EncodingModel
-from cadiff.encoding.pictures import refuse_test_stimuli
+from cadiff.encoding.pictures import first_side, refuse_test_stimuli, shown_pictures
 from cadiff.errors import ConfigError, DataError
 from cadiff.priors.images import PICTURES, Fit, to_square
 from cadiff.priors.load import load_prior
 
 Output = Literal["mean", "map", "samples"]
 MAX_DISTRACTORS = 2000
+SLICE = 1 << 24
+"""Numbers of the pictures that are in float32 at a time."""
 
 
 @dataclass(frozen=True)
@@ -83,10 +85,10 @@ class Bayes:
         if output not in get_args(Output):
             raise ConfigError(f"output={output!r}; expected one of {', '.join(get_args(Output))}.")
         shown = [str(name) for name in dataset.trials["stimulus_id"].to_numpy()[rows]]
-        side = size or dataset.image(shown[0]).shape[0]
+        side = size or first_side(dataset, shown)
         rng = np.random.default_rng(seed)
         if str(images) == "training":
-            pictures = dataset.images(list(dict.fromkeys(shown)), side)
+            pictures = shown_pictures(dataset, list(dict.fromkeys(shown)), side)
         elif str(images) == "prior":
             pictures = _drawn(prior, num_pictures or 500, side, seed)
         else:
@@ -119,9 +121,12 @@ class Bayes:
                 for i, row in enumerate(weights)
             ]
             return self.images[np.array(draws)]
-        flat = self.images.reshape(len(self.images), -1).astype(np.float32)
-        mean = (weights.astype(np.float32) @ flat).reshape(-1, 1, *self.images.shape[1:])
-        return np.rint(mean).clip(0, 255).astype(np.uint8)
+        flat, weights = self.images.reshape(len(self.images), -1), weights.astype(np.float32)
+        means = np.empty((len(weights), flat.shape[1]), np.uint8)
+        width = max(1, SLICE // len(flat))
+        for part in (slice(start, start + width) for start in range(0, flat.shape[1], width)):
+            means[:, part] = np.rint(weights @ flat[:, part].astype(np.float32)).clip(0, 255)
+        return means.reshape(-1, 1, *self.images.shape[1:])
 
     def posterior(self, betas: np.ndarray, repeats: int | np.ndarray = 1) -> np.ndarray:
         """Raw betas (m, V) -> probabilities (m, k)."""

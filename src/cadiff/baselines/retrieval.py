@@ -15,6 +15,7 @@ import torch
 from cadiff.baselines.fitted import State, preprocessor_of, preprocessor_state
 from cadiff.data.dataset import BrainDataset
 from cadiff.data.preprocess import PreprocessConfig, Preprocessor
+from cadiff.encoding.pictures import common_side, shown_pictures
 from cadiff.errors import DataError
 
 
@@ -30,14 +31,16 @@ class Retrieval:
 
     @classmethod
     def fit(cls, dataset: BrainDataset, rows: np.ndarray, *, size: int | None = None) -> Retrieval:
-        """Averages the training trials of each stimulus; `size` resizes the pictures (pixels, square)."""
+        """Averages the training trials of each stimulus; `size` resizes the pictures (pixels, square); see `common_side`."""
         betas = dataset.betas[rows]
         preprocessor = Preprocessor.fit(betas, PreprocessConfig(), patch_size=1)
         ids = dataset.trials["stimulus_id"].to_numpy()[rows]
-        names = list(dict.fromkeys(ids))
+        trials: dict[str, list[int]] = {}
+        for i, name in enumerate(ids):
+            trials.setdefault(str(name), []).append(i)
         normalised = preprocessor(betas)
-        means = np.stack([normalised[ids == name].mean(axis=0) for name in names])
-        return cls(preprocessor, _unit(means), dataset.images(names, size))
+        means = np.stack([normalised[members].mean(axis=0) for members in trials.values()])
+        return cls(preprocessor, _unit(means), shown_pictures(dataset, list(trials), size))
 
     def reconstruct(
         self, betas: np.ndarray, *, stimulus_ids: Sequence[str], repeats: np.ndarray
@@ -73,7 +76,7 @@ class MeanImage:
     def fit(cls, dataset: BrainDataset, rows: np.ndarray, *, size: int | None = None) -> MeanImage:
         """Averages the distinct training images; `size` resizes them (pixels, square)."""
         names = list(dict.fromkeys(dataset.trials["stimulus_id"].to_numpy()[rows]))
-        return cls(_mean_image(dataset.images(names, size)))
+        return cls(_mean_image(dataset, names, common_side(dataset, names, size)))
 
     def reconstruct(
         self, betas: np.ndarray, *, stimulus_ids: Sequence[str], repeats: np.ndarray
@@ -120,9 +123,8 @@ class ClassMean:
         classes: dict[str, list[str]] = {}
         for name in names:
             classes.setdefault(labels[name], []).append(name)
-        return cls(
-            {label: _mean_image(dataset.images(group, size)) for label, group in classes.items()}, labels
-        )
+        side = common_side(dataset, names, size)
+        return cls({label: _mean_image(dataset, group, side) for label, group in classes.items()}, labels)
 
     def reconstruct(
         self, betas: np.ndarray, *, stimulus_ids: Sequence[str], repeats: np.ndarray
@@ -164,9 +166,10 @@ def _labels(dataset: BrainDataset) -> dict[str, str]:
     return {str(s): str(label) for s, label in dataset.stimuli["label"].dropna().items()}
 
 
-def _mean_image(images: np.ndarray) -> np.ndarray:
-    """uint8 (n, H, W, 3) -> uint8 (H, W, 3)."""
-    return np.rint(images.mean(axis=0)).astype(np.uint8)
+def _mean_image(dataset: BrainDataset, names: Sequence[str], side: int | None) -> np.ndarray:
+    """Mean of these stimuli's pictures at the side, uint8 (H, W, 3); one of them at a time is in memory."""
+    total = sum(dataset.images([name], side)[0].astype(np.float64) for name in names)
+    return np.rint(total / len(names)).astype(np.uint8)
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cadiff.baselines.components import fit_components
 from cadiff.baselines.fitted import (
     State,
     check_prior,
@@ -32,6 +33,7 @@ from cadiff.diffuse.latents import to_unit_range
 from cadiff.diffuse.pipeline import to_uint8
 from cadiff.diffuse.start import LatentStart
 from cadiff.encoding.features import FeatureBlock, Spaces, default_features
+from cadiff.encoding.pictures import shown_pictures
 from cadiff.evaluate.pixel import correlations
 from cadiff.priors.load import ImagePrior, load_prior
 
@@ -62,19 +64,18 @@ class RidgePixels:
         """Fits on training trials.
 
         Args:
-            size: side of the pictures in pixels; as they are when absent.
-            num_components: principal components of the training pictures to predict; all of them when absent.
+            size: side of the pictures in pixels; when absent as they are, or that of the first where sizes differ.
+            num_components: principal components of the training pictures to predict; all of them when absent. Each is as large
+                as a picture in float32, in memory and in the saved model.
             per_target: a penalty for every component instead of one for all.
             match_repeat_spread: rescale averages of repeats to the spread of single trials, where noise ceilings are known.
             seed: of the cross-validation folds.
         """
         preprocessor, betas, ids = prepare(dataset, rows, match_repeat_spread)
         names, which = _distinct(ids)
-        pictures = dataset.images(names, size)
-        flat = torch.from_numpy(pictures.reshape(len(names), -1) / 255.0)[which]
-        start, ridge = LatentStart.fit(
-            betas, flat, ids, num_components=num_components or len(flat), seed=seed, per_target=per_target
-        )
+        pictures = shown_pictures(dataset, names, size)
+        options = {"num_components": num_components, "seed": seed, "per_target": per_target}
+        start, ridge = fit_components(betas, pictures, which, ids, scale=1 / 255, **options)
         return cls(preprocessor, start, pictures.shape[1:], ridge.facts())
 
     def reconstruct(
@@ -130,10 +131,8 @@ class RidgeLatents:
         opened = _on_device(load_prior(prior))
         names, which = _distinct(ids)
         latents = opened.encode(to_unit_range(dataset.images(names, opened.image_size))).cpu()
-        components = num_components or len(betas)
-        start, ridge = LatentStart.fit(
-            betas, latents[which], ids, num_components=components, seed=seed, per_target=per_target
-        )
+        options = {"num_components": num_components, "seed": seed, "per_target": per_target}
+        start, ridge = fit_components(betas, latents.numpy(), which, ids, **options)
         return cls(preprocessor, start, opened, ridge.facts())
 
     def reconstruct(
@@ -187,19 +186,13 @@ class RidgeRetrieval:
         """Fits on training trials; `features` as in `EncodingModel.fit`, the other options as in `RidgePixels`."""
         preprocessor, betas, ids = prepare(dataset, rows, match_repeat_spread)
         names, which = _distinct(ids)
-        images = dataset.images(names, size)
+        images = shown_pictures(dataset, names, size)
         asked = [features] if isinstance(features, str) else features
         spaces = Spaces(asked or default_features(images), prior)
         found = zip(spaces.names, spaces(images), strict=True)
         table = np.concatenate([FeatureBlock.fit(name, part)(part) for name, part in found], axis=1)
-        start, ridge = LatentStart.fit(
-            betas,
-            torch.from_numpy(table)[which],
-            ids,
-            num_components=num_components or len(betas),
-            seed=seed,
-            per_target=per_target,
-        )
+        options = {"num_components": num_components, "seed": seed, "per_target": per_target}
+        start, ridge = fit_components(betas, table, which, ids, **options)
         return cls(preprocessor, start, table, images, {**spaces.facts(), **ridge.facts()})
 
     def reconstruct(

@@ -25,6 +25,7 @@ from cadiff.data.readers import refuse_unknown_options
 from cadiff.data.splits import average_repeats, check_disjoint
 from cadiff.diffuse.controls import derangement
 from cadiff.diffuse.pictures import KIND, save_pictures
+from cadiff.encoding.pictures import common_side
 from cadiff.errors import ConfigError, DataError
 
 
@@ -206,6 +207,13 @@ def run_baseline(
         rows = data.rows("train")
         if not len(rows):
             raise DataError(f"{dataset} has no training trials: a baseline has nothing to fit.")
+        if "size" in known and options.get("size") is None:
+            side = common_side(data, data.stimulus_ids("train"))
+            if side is not None:
+                options["size"] = side
+                learnt["picture_size"] = (
+                    f"{side}, that of the first training picture, since their sizes differ"
+                )
         baseline, kept = cls.fit(data, rows, **{**where, **options}), _plain(options)
         learnt |= {"trials": len(rows), "stimuli": len(data.stimulus_ids("train"))}
     if hasattr(baseline, "facts"):

@@ -28,6 +28,8 @@ TRIED = np.logspace(-3.0, 0.0, 31)
 """Temperatures of posterior means."""
 ENOUGH = 100
 """Held-out stimuli after which the outer ring stops: their number sets the precision, each fold costs a whole fit."""
+SLICE = 1 << 23
+"""Pixels that are in float64 at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,8 +123,12 @@ def measure(
     for j, (inside, outside) in enumerate(folds):
         others = choose(np.delete(errors, j, axis=0))
         predicted[outside] = held_out(kernels, responses.means, inside, outside, others)
-    residuals = responses.trials - predicted[responses.of_trial]
     r2 = r_squared(responses.means, predicted)
+    residuals = predicted[
+        responses.of_trial
+    ]  # tables of trials are the largest there are: as few of them as can be
+    np.subtract(responses.trials, residuals, out=residuals)
+    del predicted
     voxels = np.ones(len(r2), dtype=bool)
     if min_r2 is not None:
         voxels = r2 > min_r2
@@ -131,7 +137,7 @@ def measure(
         choose(errors),
         r2,
         voxels,
-        NoiseCovariance.fit(residuals[:, voxels]),
+        NoiseCovariance.fit(residuals if voxels.all() else residuals[:, voxels]),
         misfit_share(residuals, responses, within),
     )
 
@@ -140,6 +146,7 @@ def calibrate(
     kernels: Sequence[np.ndarray],
     responses: Responses,
     pictures: np.ndarray,
+    others: np.ndarray | None = None,
     *,
     within: np.ndarray | None,
     min_r2: float | None,
@@ -149,10 +156,9 @@ def calibrate(
     """The temperature, from stimuli that neither fit nor noise covariance have seen.
 
     Arguments as in `measure`; kernels are (n + d, n) here: the last d pictures are further candidates, shown in no trial.
-    pictures: uint8 (n + d, ...) of all of them.
+    pictures: uint8 (n, ...) of the stimuli. others: uint8 (d, ...), the further candidates; none when absent.
     """
     n, further = len(responses.means), np.arange(len(responses.means), len(kernels[0]))
-    flat = pictures.reshape(len(pictures), -1).astype(np.float32) / 255.0
     scores: list[tuple[np.ndarray, np.ndarray]] = []
     errors = np.zeros(len(TRIED))
     for inside, outside in k_folds([str(i) for i in range(n)], min(num_folds, n), seed + 1):
@@ -165,15 +171,15 @@ def calibrate(
         distances = found.noise.squared_distances(seen, predicted[:, found.voxels])
         every = -0.5 * distances / spread(responses.repeats[outside], found.misfit)[:, None]
         scores.append((np.diag(every)[:, None], every))
-        if len(further):
-            errors += mean_errors(every[:, len(outside) :], flat[further], flat[outside])
+        if others is not None:
+            errors += mean_errors(every[:, len(outside) :], others, pictures[outside])
         if sum(len(own) for own, _ in scores) >= ENOUGH:
             break
     wins = [(every < own).sum(axis=1) / max(every.shape[1] - 1, 1) for own, every in scores]
     beaten = [(every > own).sum(axis=1) for own, every in scores]
     return Calibration(
         temperature=fit_temperature(scores),
-        mean_temperature=float(TRIED[errors.argmin()]) if len(further) else None,
+        mean_temperature=None if others is None else float(TRIED[errors.argmin()]),
         top_1=float((np.concatenate(beaten) == 0).mean()),
         two_way=float(np.concatenate(wins).mean()),
         num_candidates=float(np.mean([every.shape[1] for own, every in scores for _ in own])),
@@ -199,12 +205,25 @@ def fit_temperature(scores: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
 
 
 def mean_errors(scores: np.ndarray, candidates: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """Squared errors of posterior means at every temperature `TRIED`, summed over stimuli.
+    """Squared errors of posterior means at every temperature `TRIED`, summed over stimuli, pixels in 0..1.
 
-    scores: (m, k) log likelihoods. candidates: (k, D) pictures. own: (m, D).
+    |w C - o|^2 = w C C^T w^T - 2 w C o^T + o o^T: the products are summed over slices of pixels, exactly, since pixels are whole
+    numbers, and serve every temperature.
+
+    scores: (m, k) log likelihoods. candidates: uint8 (k, ...) pictures. own: uint8 (m, ...).
     """
-    weights = [np.asarray(softmax(t * scores, axis=1), dtype=np.float32) for t in TRIED]
-    return np.array([float(((some @ candidates - own) ** 2).sum()) for some in weights])
+    flat, shown = (pictures.reshape(len(pictures), -1) for pictures in (candidates, own))
+    among, across = np.zeros((len(flat), len(flat))), np.zeros((len(shown), len(flat)))
+    length = 0.0
+    width = max(1, SLICE // (len(flat) + len(shown)))
+    for start in range(0, flat.shape[1], width):
+        some, mine = (part[:, start : start + width].astype(np.float64) for part in (flat, shown))
+        among += some @ some.T
+        across += mine @ some.T
+        length += float((mine**2).sum())
+    weights = [softmax(t * scores, axis=1) for t in TRIED]
+    errors = [float(((w @ among) * w).sum() - 2 * (across * w).sum()) + length for w in weights]
+    return np.array(errors) / 255.0**2
 
 
 def spread(repeats: np.ndarray, misfit: float) -> np.ndarray:
@@ -220,11 +239,13 @@ def misfit_share(residuals: np.ndarray, responses: Responses, within: np.ndarray
     """
     freedom = int((responses.repeats - 1).sum())
     if freedom > 0:
-        apart = responses.trials - responses.means[responses.of_trial]
-        within = (apart**2).sum(axis=0) / freedom
+        apart = responses.means[responses.of_trial]
+        apart -= responses.trials
+        within = np.einsum("tv,tv->v", apart, apart) / freedom
+        del apart
     if within is None:
         return 0.0
-    missed = (residuals**2).mean(axis=0)
+    missed = np.einsum("tv,tv->v", residuals, residuals) / len(residuals)
     alive = missed > 1e-12
     return float(np.clip(1.0 - (within[alive] / missed[alive]).mean(), 0.0, 1.0)) if alive.any() else 0.0
 

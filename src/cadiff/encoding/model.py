@@ -28,6 +28,7 @@ from cadiff.encoding.banded import PENALTIES, final_dual, mixtures
 from cadiff.encoding.calibrate import Calibration, Measured, Responses, calibrate, measure, spread
 from cadiff.encoding.features import FeatureBlock, Spaces, default_features
 from cadiff.encoding.noise import NoiseCovariance
+from cadiff.encoding.pictures import shown_pictures
 from cadiff.encoding.simulated import warn_of_the_truth
 from cadiff.encoding.trained_on import trained_on
 from cadiff.errors import DataError
@@ -89,7 +90,8 @@ class EncodingModel:
             dataset: the subject. rows: its training trials.
             features: names of `FEATURES`, or NAME=PATH of a network; what suits the pictures when absent.
             prior: whose auto-encoder the features `vq` are.
-            size: side of the pictures in pixels; as they are when absent.
+            size: side of the pictures in pixels; when absent as they are, or that of the first where sizes differ
+                (`common_side`), and `image_shape` says so.
             min_r2: read only voxels whose held-out r2 is above this; all when absent.
             distractors: uint8 (d, H, W, 3), further pictures that held-out stimuli are told from where temperatures are
                 fitted; besides them there are only the stimuli of the same fold, and no temperature of means.
@@ -111,17 +113,18 @@ class EncodingModel:
             )
         place = {name: i for i, name in enumerate(names)}
         responses = Responses.of(trials, np.array([place[name] for name in ids]))
-        images = dataset.images(names, size)
+        images = shown_pictures(dataset, names, size)
         spaces = Spaces(features or default_features(images), prior)
         warn_of_the_truth(spaces.names, dataset)
         found = spaces(images)
         blocks = [FeatureBlock.fit(name, part) for name, part in zip(spaces.names, found, strict=True)]
         scaled = [block(part) for block, part in zip(blocks, found, strict=True)]
-        every, shown = scaled, images
+        every, others = scaled, None
         if distractors is not None and len(distractors):
-            ready = _resized(distractors, images.shape[1:3])
-            every = [np.concatenate([a, b(c)]) for a, b, c in zip(scaled, blocks, spaces(ready), strict=True)]
-            shown = np.concatenate([images, ready])
+            others = _resized(distractors, images.shape[1:3])
+            every = [
+                np.concatenate([a, b(c)]) for a, b, c in zip(scaled, blocks, spaces(others), strict=True)
+            ]
         ring: dict[str, Any] = {
             "within": noise_variance(
                 dataset.voxels["noise_ceiling"].to_numpy(dtype=float)[preprocessor.voxel_index]
@@ -133,7 +136,7 @@ class EncodingModel:
         kernels = [part @ part.T for part in scaled]
         measured = measure(kernels, responses, **ring)
         across = [part @ own.T for part, own in zip(every, scaled, strict=True)]
-        found_out = calibrate(across, responses, shown, **ring)
+        found_out = calibrate(across, responses, images, others, **ring)
         mean = responses.means.mean(axis=0)
         dual = final_dual(kernels, responses.means - mean, measured.choice)
         mixture = mixtures(len(blocks))[measured.choice.mixture]

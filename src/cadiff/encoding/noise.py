@@ -32,11 +32,12 @@ class NoiseCovariance:
     def fit(cls, residuals: np.ndarray) -> NoiseCovariance:
         """Measures residuals (n, V) of held-out trials, whose mean is taken to be 0."""
         x = np.asarray(residuals, dtype=np.float64)
-        scale = np.sqrt((x**2).mean(axis=0))
+        scale = np.sqrt(np.einsum("nv,nv->v", x, x) / len(x))  # without a table of squares
         scale = np.where(scale > TINY * max(float(scale.max(initial=0.0)), TINY), scale, 1.0)
         z = x / scale
-        shrinkage = max(ledoit_wolf(z), TINY)  # with as few trials as one, never without
-        squares, vectors = _right_singular(z)
+        gram = _gram(z)
+        shrinkage = max(ledoit_wolf(z, gram), TINY)  # with as few trials as one, never without
+        squares, vectors = _right_singular(z, gram)
         return cls(scale, shrinkage, vectors, (1 - shrinkage) * squares / len(z))
 
     def squared_distances(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -69,21 +70,30 @@ class NoiseCovariance:
         return (z - ((z @ self.vectors) * share) @ self.vectors.T) / self.shrinkage
 
 
-def ledoit_wolf(z: np.ndarray) -> float:
-    """The shrinkage in 0..1 of the second moment of rows z (n, V), mean 0, towards a multiple of the identity."""
+def ledoit_wolf(z: np.ndarray, gram: np.ndarray | None = None) -> float:
+    """The shrinkage in 0..1 of the second moment of rows z (n, V), mean 0, towards a multiple of the identity.
+
+    gram: z z^T or z^T z where it is at hand; both have the same sum of squares.
+    """
     n, v = z.shape
-    gram = z @ z.T if n <= v else z.T @ z  # both have the same sum of squares
-    mu = float((z**2).sum()) / (n * v)
-    distance = float((gram**2).sum()) / n**2 - v * mu**2  # |S - mu I|^2
+    gram = _gram(z) if gram is None else gram
+    mu = float(np.trace(gram)) / (n * v)
+    squares = float(np.vdot(gram, gram))
+    distance = squares / n**2 - v * mu**2  # |S - mu I|^2
     # mean over trials of |z_i z_i^T - S|^2, over n: how far S itself scatters
-    scatter = (float(((z**2).sum(axis=1) ** 2).sum()) / n - float((gram**2).sum()) / n**2) / n
+    lengths = np.einsum("nv,nv->n", z, z)
+    scatter = (float((lengths**2).sum()) / n - squares / n**2) / n
     return min(max(scatter / distance, 0.0), 1.0) if distance > 0 else 1.0
 
 
-def _right_singular(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Squared singular values (r,) and right singular vectors (V, r) of z (n, V), through the smaller Gram matrix."""
-    n, v = z.shape
-    squares, vectors = np.linalg.eigh(z @ z.T if n <= v else z.T @ z)
+def _gram(z: np.ndarray) -> np.ndarray:
+    """The smaller of z z^T (n, n) and z^T z (V, V)."""
+    return z @ z.T if len(z) <= z.shape[1] else z.T @ z
+
+
+def _right_singular(z: np.ndarray, gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Squared singular values (r,) and right singular vectors (V, r) of z (n, V), through its `_gram`."""
+    squares, vectors = np.linalg.eigh(gram)
     keep = squares > TINY**2 * max(float(squares[-1]), TINY)
     squares, vectors = squares[keep], vectors[:, keep]
-    return squares, z.T @ vectors / np.sqrt(squares) if n <= v else vectors
+    return squares, z.T @ vectors / np.sqrt(squares) if len(z) <= z.shape[1] else vectors

@@ -1,4 +1,4 @@
-"""Pictures that betas are compared with: those of classes, and none that a test trial showed."""
+"""Pictures that betas are compared with: those that trials showed, those of classes, and none that a test trial showed."""
 
 from __future__ import annotations
 
@@ -7,10 +7,46 @@ from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from cadiff.data.dataset import BrainDataset
 from cadiff.errors import DataError
 from cadiff.priors.images import load_images
+
+
+def first_side(dataset: BrainDataset, stimulus_ids: Sequence[str]) -> int:
+    """The side in pixels that pictures are brought to where nobody names one: the height of the first."""
+    return dataset.image(stimulus_ids[0]).shape[0]
+
+
+def common_side(dataset: BrainDataset, stimulus_ids: Sequence[str], size: int | None = None) -> int | None:
+    """The side that pictures have to be brought to before they fit into one array.
+
+    `size` where it is given; None where they are all of one size, and stay as they are; else `first_side`.
+    """
+    if size is not None or len({_extent(dataset, name) for name in stimulus_ids}) < 2:
+        return size
+    return first_side(dataset, stimulus_ids)
+
+
+def shown_pictures(dataset: BrainDataset, stimulus_ids: Sequence[str], size: int | None = None) -> np.ndarray:
+    """The pictures of these stimuli, uint8 (n, H, W, 3), at their `common_side`; none is in memory twice."""
+    side = common_side(dataset, stimulus_ids, size)
+    first = dataset.images(stimulus_ids[:1], side)
+    found = np.empty((len(stimulus_ids), *first.shape[1:]), np.uint8)
+    for i, name in enumerate(stimulus_ids):
+        found[i] = dataset.images([name], side)[0]
+    return found
+
+
+def _extent(dataset: BrainDataset, stimulus_id: str) -> tuple[int, int]:
+    """Width and height by the head of the file, which costs a hundredth of the picture."""
+    try:
+        with Image.open(dataset.folder / "stimuli" / str(dataset.stimuli.at[stimulus_id, "file"])) as picture:
+            return picture.size
+    except (OSError, KeyError):
+        height, width = dataset.image(stimulus_id).shape[:2]  # says what is wrong with it
+        return width, height
 
 
 def refuse_test_stimuli(pictures: np.ndarray, dataset: BrainDataset, side: int, source: str) -> None:

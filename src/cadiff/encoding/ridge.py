@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from cadiff.data.splits import k_folds
+from cadiff.errors import DataError
 
 PENALTIES = torch.logspace(-3, 3, 19, dtype=torch.float64)
 """Ridge penalties tried, as multiples of the mean squared singular value of the betas."""
@@ -71,41 +73,73 @@ def fit_ridge(
         num_folds: cross-validation folds; fewer when there are fewer groups.
         seed: of the folds.
         per_target: choose a penalty for every column of `targets` by itself (score r2) instead of one for all.
+
+    Raises:
+        DataError: fewer than two groups.
     """
     x, y = betas.double(), targets.double()
-    guesses = _held_out(x, y, groups, PENALTIES.tolist(), num_folds, seed)
+    folds = _folds(x, y, groups, num_folds, seed)
+    losses = torch.stack([_losses(folds, y, penalty, score) for penalty in PENALTIES.tolist()])  # (P, C)
     if per_target:
-        return _per_target(x, y, guesses)
-    quality = [_cosine(guess, y) if score == "cosine" else _explained(guess, y) for guess in guesses]
-    best = max(range(len(quality)), key=quality.__getitem__)
-    penalty = float(PENALTIES[best])
-    held_out = guesses[best]
+        penalties = PENALTIES[losses.argmin(0)]
+        held_out = _held_out(folds, y, penalties)
+        weight, bias = RidgePath(x, y).solve(penalties)
+        typical, quality = float(penalties.median()), _explained(held_out, y)
+        return RidgeFit(weight.float(), bias.float(), typical, quality, held_out.float(), penalties)
+    totals = losses.sum(1).tolist()
+    penalty = float(PENALTIES[min(range(len(totals)), key=totals.__getitem__)])
+    held_out = _held_out(folds, y, penalty)
+    quality = _cosine(held_out, y).mean().item() if score == "cosine" else _explained(held_out, y)
+    del folds
     if hold_out is not None and list(hold_out) != list(groups):
-        held_out = _held_out(x, y, hold_out, [penalty], num_folds, seed)[0]
+        held_out = _held_out(_folds(x, y, hold_out, num_folds, seed), y, penalty)
     weight, bias = RidgePath(x, y).solve(penalty)
-    return RidgeFit(weight.float(), bias.float(), penalty, quality[best], held_out.float())
+    return RidgeFit(weight.float(), bias.float(), penalty, quality, held_out.float())
 
 
-def _per_target(x: Tensor, y: Tensor, guesses: Tensor) -> RidgeFit:
-    """The fit in which every target has the penalty of its smallest held-out squared error; guesses (P, n, C)."""
-    best = (guesses - y).square().sum(1).argmin(0)
-    penalties = PENALTIES[best]
-    held_out = guesses.gather(0, best.expand(1, *y.shape))[0]
-    weight, bias = RidgePath(x, y).solve(penalties)
-    typical, score = float(penalties.median()), _explained(held_out, y)
-    return RidgeFit(weight.float(), bias.float(), typical, score, held_out.float(), penalties)
+class _Fold(NamedTuple):
+    rows: np.ndarray
+    """(m,) held out."""
+    path: RidgePath
+    """Of the other trials."""
+    scores: Tensor
+    """(m, r) of the rows, as `RidgePath.predict` takes them."""
 
 
-def _held_out(
-    x: Tensor, y: Tensor, groups: Sequence[str], penalties: Sequence[float], num_folds: int, seed: int
-) -> Tensor:
-    """(penalties, n, C): every trial predicted by a fit that never saw its group."""
-    held_out = x.new_empty(len(penalties), len(x), y.shape[1])
-    for inside, outside in k_folds(groups, min(num_folds, len(set(groups))), seed):
-        fit = RidgePath(x[inside], y[inside])
-        scores = fit.project(x[outside])  # one product with the betas serves every penalty
-        for i, penalty in enumerate(penalties):
-            held_out[i, outside] = fit.predict(scores, penalty)
+def _folds(x: Tensor, y: Tensor, groups: Sequence[str], num_folds: int, seed: int) -> list[_Fold]:
+    """Fits that never saw the groups of the rows they hold out. One product with the betas serves every penalty.
+
+    The predictions of all penalties together would be P times as large as `y`, so they are made when they are asked for.
+    """
+    names = set(groups)
+    if len(names) < 2:
+        raise DataError(
+            f"There is one training stimulus or class ({', '.join(names)}), and ridge regression needs two or more: its penalty "
+            "is chosen on held-out ones. Take more trials, or a baseline without a fit such as mean-image."
+        )
+    folds = []
+    for inside, outside in k_folds(groups, min(num_folds, len(names)), seed):
+        path = RidgePath(x[inside], y[inside])
+        folds.append(_Fold(outside, path, path.project(x[outside])))
+        del path.right  # as large as the betas, and nothing else is projected
+    return folds
+
+
+def _losses(folds: Sequence[_Fold], y: Tensor, penalty: float, score: Literal["cosine", "r2"]) -> Tensor:
+    """(C,) squared errors of held-out predictions, or (1,) minus their cosines, summed over trials."""
+    found = []
+    for rows, path, scores in folds:
+        guess, truth = path.predict(scores, penalty), y[rows]
+        cosine = score == "cosine"
+        found.append(-_cosine(guess, truth).sum()[None] if cosine else (guess - truth).square().sum(0))
+    return torch.stack(found).sum(0)
+
+
+def _held_out(folds: Sequence[_Fold], y: Tensor, penalty: float | Tensor) -> Tensor:
+    """(n, C): every trial predicted by the fit that never saw its group, with one penalty or one a target (C,)."""
+    held_out = torch.empty_like(y)
+    for rows, path, scores in folds:
+        held_out[rows] = path.predict(scores, penalty)
     return held_out
 
 
@@ -145,8 +179,8 @@ class RidgePath:
         return self.rotated / (self.squares[:, None] + penalty * self.mean_square)
 
 
-def _cosine(guess: Tensor, truth: Tensor) -> float:
-    return torch.nn.functional.cosine_similarity(guess, truth, dim=1).mean().item()
+def _cosine(guess: Tensor, truth: Tensor) -> Tensor:
+    return torch.nn.functional.cosine_similarity(guess, truth, dim=1)
 
 
 def _explained(guess: Tensor, truth: Tensor) -> float:

@@ -27,6 +27,7 @@ from cadiff.evaluate.pictures import (
     check_balanced,
     open_reconstructions,
     sort_samples,
+    whole_numbers,
 )
 
 NUMBERED = re.compile(r"(?P<name>.+?)[_\-. ]*(?:sample|rec|recon)?[_\-. ]?(?P<sample>\d+)")
@@ -121,12 +122,10 @@ def _by_name(folder: Path, files: Sequence[str], stimulus_ids: Collection[str]) 
 
 
 def _by_pattern(folder: Path, files: Sequence[str], pattern: str) -> pd.DataFrame:
-    if pattern.count("{stimulus_id}") != 1 or set(re.findall(r"{(.*?)}", pattern)) - {
-        "stimulus_id",
-        "sample",
-    }:
+    held = re.findall(r"{(.*?)}", pattern)
+    if held.count("stimulus_id") != 1 or held.count("sample") > 1 or set(held) - {"stimulus_id", "sample"}:
         raise ConfigError(
-            f"The pattern {pattern!r} must hold {{stimulus_id}} once, and may hold {{sample}} and *: for example "
+            f"The pattern {pattern!r} must hold {{stimulus_id}} once, and may hold {{sample}} once, and *: for example "
             "'{stimulus_id}_{sample}.png'."
         )
     named = {"{stimulus_id}": "(?P<id>[^/]+?)", "{sample}": r"(?P<sample>\d+)", "*": "[^/]*?"}
@@ -166,7 +165,9 @@ def _by_table(path: Path) -> pd.DataFrame:
     for file in table["file"]:
         if Path(file).is_absolute() or ".." in Path(file).parts:
             raise DataError(f"{path} names {file!r}: files must lie inside the folder of pictures.")
-    return _numbered(table if "sample" in table else table.assign(sample=None))
+    if "sample" not in table:
+        return _numbered(table.assign(sample=None))
+    return _numbered(table.assign(sample=whole_numbers(table["sample"], path)))
 
 
 def _numbered(table: pd.DataFrame) -> pd.DataFrame:

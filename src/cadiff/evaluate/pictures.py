@@ -12,6 +12,7 @@ scored.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,13 +49,20 @@ class Reconstructions:
         """Samples per stimulus."""
         return len(self.rows(condition)) // len(self.stimulus_ids)
 
-    def images(self, condition: str) -> np.ndarray:
-        """uint8 (stimuli, samples, H, W, 3)."""
-        pictures = [read_picture(self.folder / file) for file in self.rows(condition)["file"]]
+    def images(self, condition: str, size: int | None = None) -> np.ndarray:
+        """uint8 (stimuli, samples, H, W, 3); `size`: the side in pixels that each is brought to.
+
+        Raises `DataError` for pictures that differ in size where none is given.
+        """
+        files = [self.folder / file for file in self.rows(condition)["file"]]
+        pictures = [
+            picture if size is None else resize(picture, (size, size)) for picture in map(read_picture, files)
+        ]
         shapes = {picture.shape for picture in pictures}
         if len(shapes) > 1:
             raise DataError(
-                f"{self.folder}: the {condition} images differ in size ({sorted(shapes)[:3]}); expected one."
+                f"{self.folder}: the {condition} images differ in size ({sorted(shapes)[:3]}); expected one, or a side in pixels "
+                "that all are brought to: --set size=N."
             )
         stack = np.stack(pictures)
         return stack.reshape(len(self.stimulus_ids), -1, *stack.shape[1:])
@@ -76,6 +84,11 @@ def open_reconstructions(folder: Path) -> Reconstructions:
             "samples.tsv): make some with `cadiff reconstruct`."
         )
     about = read_json(folder / "config.json")
+    if not isinstance(about, dict):
+        raise ArtifactError(
+            f"{folder / 'config.json'} holds a {type(about).__name__}, expected names and values, among them kind: make the "
+            "reconstructions again."
+        )
     if about.get("kind") != "reconstructions":
         raise ArtifactError(
             f"{folder} holds a {about.get('kind', 'folder of unknown kind')}, expected reconstructions."
@@ -94,12 +107,26 @@ def open_reconstructions(folder: Path) -> Reconstructions:
         )
     if table.empty:
         raise DataError(f"{path} lists no samples.")
+    table["sample"] = whole_numbers(table["sample"], path)
     conditions = list(dict.fromkeys(table["condition"]))
     stimulus_ids = list(dict.fromkeys(table["stimulus_id"]))
     check_balanced(path, table, conditions, stimulus_ids)
     return Reconstructions(
         folder, about, sort_samples(table, conditions, stimulus_ids), conditions, stimulus_ids
     )
+
+
+def whole_numbers(column: pd.Series, path: Path) -> pd.Series:
+    """The column as int64; `DataError` with the first cell that is no whole number."""
+    numbers = pd.Series(pd.to_numeric(column, errors="coerce"))
+    bad = ~(numbers.abs() < 2**53) | (numbers % 1 != 0)  # NaN is not below anything
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        raise DataError(
+            f"{path}: {column.name} in row {row + 1} is {str(column.iloc[row])!r}; expected a whole number (0, 1, ...) in every "
+            "row."
+        )
+    return numbers.astype(np.int64)
 
 
 def sort_samples(table: pd.DataFrame, conditions: list[str], stimulus_ids: list[str]) -> pd.DataFrame:
@@ -137,6 +164,10 @@ def open_stimuli(dataset: Path) -> pd.DataFrame:
     numbers = pd.Series(pd.to_numeric(table["imagenet_index"], errors="coerce"))
     table["imagenet_index"] = numbers.astype("Int64")
     table["path"] = [str(dataset / "stimuli" / str(file)) for file in table["file"]]
+    if (twice := table["stimulus_id"].duplicated()).any():
+        raise DataError(
+            f"{dataset / 'stimuli.tsv'} lists {table.loc[twice, 'stimulus_id'].iloc[0]!r} twice: stimuli need distinct names."
+        )
     table = table.set_index("stimulus_id")
     if (dataset / "trials.tsv").is_file():
         trials = pd.read_csv(
@@ -156,7 +187,7 @@ def _plain_stimuli(folder: Path) -> pd.DataFrame:
             f"(found: {what_is_at(folder)})."
         )
     names = [path.stem for path in files]
-    if twice := [name for name in names if names.count(name) > 1]:
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise DataError(f"{folder} holds two pictures called {twice[0]!r}: stimuli need distinct names.")
     about = {"file": [p.name for p in files], "path": [str(p) for p in files]}
     table = pd.DataFrame(about, index=pd.Index(names, name="stimulus_id"))
@@ -170,6 +201,11 @@ def stimulus_images(stimuli: pd.DataFrame, stimulus_ids: list[str], size: tuple[
         raise DataError(
             f"{len(missing)} reconstructed stimuli are not in the dataset (first: {missing[0]!r}): "
             "was it another dataset that was decoded?"
+        )
+    if nameless := [s for s in stimulus_ids if not isinstance(stimuli.at[s, "file"], str)]:
+        raise DataError(
+            f"Of {len(nameless)} of {len(stimulus_ids)} stimuli only the label is known (first: {nameless[0]!r}; its file is "
+            "n/a): scoring needs the pictures that were seen."
         )
     paths = [Path(str(stimuli.at[stimulus_id, "path"])) for stimulus_id in stimulus_ids]
     return np.stack([resize(read_picture(path), size) for path in paths])

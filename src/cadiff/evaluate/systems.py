@@ -11,7 +11,7 @@ import pandas as pd
 
 from cadiff.errors import ConfigError, DataError
 from cadiff.evaluate.folders import open_pictures
-from cadiff.evaluate.pictures import Reconstructions, resize, sort_samples
+from cadiff.evaluate.pictures import Reconstructions, sort_samples
 from cadiff.evaluate.summary import BRAIN
 
 
@@ -27,9 +27,8 @@ class System:
     """Which folder: empty for the first, else the name given in `against`."""
 
     def images(self, size: int | None) -> np.ndarray:
-        """uint8 (stimuli, samples, H, W, 3)."""
-        images = self.folder.images(self.inside)
-        return images if size is None else resize(images, (size, size))
+        """uint8 (stimuli, samples, H, W, 3), each brought to `size` pixels square where that is given."""
+        return self.folder.images(self.inside, size)
 
 
 def open_systems(

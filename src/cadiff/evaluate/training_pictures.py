@@ -56,7 +56,7 @@ def picture_controls(
         return
     drawn = np.sort(np.random.default_rng(seed).permutation(len(known))[:count])
     pictures = world.picture([str(known.index[i]) for i in drawn])
-    controls = PictureControls(world.look(pictures), targets, protocol)
+    controls = PictureControls(world.look(pictures), targets, protocol, seed=seed)
     anyone = controls.expected()
     mispaired = means(anyone)
     mean = score_picture(world.look(mean_picture(pictures)), targets, protocol)
