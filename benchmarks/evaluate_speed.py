@@ -77,11 +77,10 @@ def resampling(rng: np.random.Generator) -> None:
         seconds(lambda: permutation_p(x - 1, num_draws=DRAWS), 3),
     )
     subjects, images = np.repeat(np.arange(4), IMAGES), np.tile(np.arange(IMAGES), 4)
-    table = ScoreTable(rng.exponential(size=4 * IMAGES), subjects, images)
-    for name, shared in (("own", False), ("shared", True)):
-        found = seconds(
-            lambda shared=shared: hierarchical_bootstrap(table, shared_images=shared, num_draws=DRAWS), 2
-        )
+    scores, own = rng.exponential(size=4 * IMAGES), images + IMAGES * subjects
+    for name, seen in (("own", own), ("shared", images)):
+        table = ScoreTable(scores, subjects, seen)
+        found = seconds(lambda table=table: hierarchical_bootstrap(table, num_draws=DRAWS), 2)
         row(f"hierarchical bootstrap, 4 subjects x {IMAGES:,} {name} images", found)
 
 

@@ -300,6 +300,21 @@ def test_a_full_disk_is_one_sentence_that_says_how_to_go_on(error, monkeypatch, 
     assert result.stderr.count("\n") == 1
 
 
+def test_a_place_below_a_file_is_one_sentence(tmp_path):
+    (tmp_path / "afile").write_text("text")
+    result = run("run", "demo", "--out", str(tmp_path / "afile" / "x"))
+    assert result.exit_code == 2 and "a part of this path is a file" in result.stderr
+    assert "--resume" not in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_file_where_the_folder_of_a_result_should_be_is_one_sentence(tmp_path):
+    (tmp_path / "afile").write_text("text")
+    result = run("benchmark", "contrast", "--json", tmp_path / "afile" / "x.json")
+    assert result.exit_code == 2 and "a file is there, where a folder should be" in result.stderr
+    assert result.stderr.count("\n") == 1 and (tmp_path / "afile").read_text() == "text"
+
+
 def test_presets_come_with_their_published_number_and_the_protocols():
     lines = run("presets").output.splitlines()
     (god,) = (line for line in lines if line.startswith("paper/god-sub-03 "))

@@ -70,6 +70,42 @@ def test_unknown_presets_sections_and_circles_are_refused(presets):
         load_preset(presets / "broken.yaml")
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            b"contrast: {name: a}\ntitle: b\ncontrast: {name: c}\n",
+            "line 3: 'contrast' is there already, on line 1",
+        ),
+        (b"contrast:\n  inner: {depth: 3,\n    depth: 4}\n", "line 3: 'depth' is there already, on line 2"),
+        (b"extends: [demo]\n", r"extends is \['demo'\], expected the name of one preset"),
+        (b"extends: 5\n", "extends is 5, expected the name of one preset"),
+        ("title: b\nsource: café\n".encode("latin-1"), "line 2, is not UTF-8 text"),
+        (b"1: 2\n", "unknown section 1"),
+        (b"contrast: {1: 2}\n", "contrast: .*1"),
+        (b"protocols: {1: {}}\n", "unknown 1"),
+        (b"protocol: 5\n", "No protocol 5"),
+        (b"title: 2026-13-45\n", "not valid YAML"),
+        (b"contrast: &x {name: *x}\n", "an anchor .* contains itself"),
+        (b"contrast: {name: {}, inner: 3}\n", "such as inner.depth"),
+    ],
+)
+def test_a_wrong_preset_file_is_one_sentence(tmp_path, text, says):
+    path = tmp_path / "odd.yaml"
+    path.write_bytes(text)
+    with pytest.raises(ConfigError, match=says) as caught:
+        load_config(Toy, "contrast", path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_group_without_a_model_of_its_own_is_explained_too():
+    class Several(Config):
+        people: dict[str, Inner] | tuple[str, ...] = ()
+
+    with pytest.raises(ConfigError, match="is a group of settings, set one of them"):
+        load_config(Several, "contrast", None, ["people={a: }"])
+
+
 def test_settings_are_frozen():
     with pytest.raises(ValueError, match="frozen"):
         Toy().name = "other"

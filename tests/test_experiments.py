@@ -153,6 +153,25 @@ def test_records_that_are_older_than_a_section_can_be_gone_on_with(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "setting",
+    [
+        "simulate.images=PATH",
+        "reconstruct.class_images=PATH",
+        "reconstruct.rerank=PATH",
+        "evaluate.judge=timm:PATH",
+        "evaluate.eyes={clip: PATH}",
+    ],
+)
+def test_files_that_settings_name_are_looked_for_before_anything_is_made(tmp_path, setting):
+    nowhere, out = tmp_path / "nowhere", tmp_path / "out"
+    with pytest.raises(ConfigError, match=rf"names {nowhere}, and there is no such file"):
+        run_experiment("demo", out, overrides=[setting.replace("PATH", str(nowhere))])
+    assert not out.exists()
+    with pytest.raises(ConfigError, match=r"did you mean 'efficientnet-lite2'\?$"):
+        run_experiment("demo", out, overrides=["evaluate.judge=efficientnet-lit2"])
+
+
+@pytest.mark.parametrize(
     ("name", "base"),
     [("dc-ldm-demo", "demo"), ("dc-ldm-photos", "photos"), ("dc-ldm-god-sub-03", "paper/god-sub-03")],
 )

@@ -23,12 +23,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cadiff.errors import ConfigError
+
+if TYPE_CHECKING:
+    from importlib.abc import Traversable
 
 SECTIONS = (
     "stages",
@@ -43,6 +46,12 @@ SECTIONS = (
 )
 HEADER = ("extends", "title", "protocol", "protocols", "source", "published")
 PROTOCOLS = ("default", "paper", "official")
+PLAIN = {
+    "tuple_type": "input should be a list",
+    "list_type": "input should be a list",
+    "dict_type": "input should be a group of settings, key: value",
+}
+"""What pydantic says in Python's words, in those of YAML."""
 
 C = TypeVar("C", bound="Config")
 
@@ -150,6 +159,11 @@ def _chain(preset: str | Path) -> Iterator[dict[str, Any]]:
             raise ConfigError(f"Presets extend each other in a circle: {' -> '.join([*seen, str(current)])}.")
         seen.append(str(current))
         layer = _read(current)
+        below = layer.get("extends")
+        if below is not None and not isinstance(below, str):
+            raise ConfigError(
+                f"Preset {current}: extends is {below!r}, expected the name of one preset, or the path of a .yaml file."
+            )
         for key in layer:
             if key not in SECTIONS + HEADER:
                 raise ConfigError(
@@ -168,7 +182,7 @@ def _chain(preset: str | Path) -> Iterator[dict[str, Any]]:
                         _sentence(f"Preset {current}, protocols: unknown {word!r}{nearest(word, known)}")
                     )
         yield layer
-        current = layer.get("extends")
+        current = below
 
 
 def _read(preset: str | Path) -> dict[str, Any]:
@@ -178,7 +192,7 @@ def _read(preset: str | Path) -> dict[str, Any]:
             raise ConfigError(
                 f"No preset file {path}; presets that come with cadiff: {', '.join(preset_names())}."
             )
-        text = path.read_text()
+        source: Any = path
     else:
         source = resources.files("cadiff") / "presets" / f"{preset}.yaml"
         if not source.is_file():
@@ -186,11 +200,7 @@ def _read(preset: str | Path) -> dict[str, Any]:
             raise ConfigError(
                 f"No preset {str(preset)!r}; there are {', '.join(names)}, or give the path of a .yaml file."
             )
-        text = source.read_text()
-    try:
-        layer = _parse(text) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"Preset {preset} is not valid YAML: {' '.join(str(error).split())}.") from None
+    layer = parse_yaml(read_text(source, f"Preset {preset}"), f"Preset {preset}")[0] or {}
     if not isinstance(layer, dict):
         raise ConfigError(
             f"Preset {preset} holds a {type(layer).__name__}, expected sections such as `contrast:`."
@@ -198,10 +208,52 @@ def _read(preset: str | Path) -> dict[str, Any]:
     return layer
 
 
+def read_text(source: Path | Traversable, name: str) -> str:
+    """The text of a settings file, in UTF-8 wherever it is read; `name` is for messages."""
+    try:
+        return source.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigError(
+            f"{name}, line {line}, is not UTF-8 text: save the file in that encoding."
+        ) from None
+
+
 @cache
-def _parse(text: str) -> Any:
-    """What a YAML text says; shared, so it is merged into new dicts and never changed."""
-    return yaml.safe_load(text)
+def parse_yaml(text: str, name: str) -> tuple[Any, yaml.Node | None]:
+    """What a YAML text says, and its nodes, which know their lines; shared, so it is never changed.
+
+    Raises:
+        ConfigError: no YAML, or a repeated key, of which YAML's reader keeps the last and says nothing.
+    """
+    try:
+        node, values = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:  # a ValueError is a date such as 2026-13-01
+        raise ConfigError(f"{name} is not valid YAML: {' '.join(str(error).split())}.") from None
+    try:
+        mappings = list(_mappings(node))
+    except RecursionError:
+        raise ConfigError(f"{name} is not valid YAML: an anchor (&) contains itself (*).") from None
+    for mapping in mappings:
+        seen: dict[str, int] = {}
+        for key, _ in mapping.value:
+            line = key.start_mark.line + 1
+            if key.value in seen:
+                raise ConfigError(
+                    f"{name}, line {line}: {key.value!r} is there already, on line {seen[key.value]}."
+                )
+            seen[key.value] = line
+    return values, node
+
+
+def _mappings(node: Any) -> Iterator[Any]:
+    if isinstance(node, yaml.MappingNode):
+        yield node
+        children = [value for _, value in node.value]
+    else:
+        children = node.value if isinstance(node, yaml.SequenceNode) else []
+    for child in children:
+        yield from _mappings(child)
 
 
 def _walk(folder: Any, prefix: str) -> Iterator[str]:
@@ -244,20 +296,26 @@ def _agrees(values: Any, wanted: Mapping[str, Any]) -> bool:
     )
 
 
-def _assign(values: dict[str, Any], override: str) -> None:
+def parse_override(override: str) -> tuple[str, Any]:
+    """The key and the value of "a.b=value"; raises `ConfigError` for what is not of that form, or no YAML."""
     key, sign, text = override.partition("=")
     if not sign or not key:
         raise ConfigError(f"--set {override!r} is not of the form a.b=value, for example fit.steps=100.")
+    try:
+        return key, yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError):
+        raise ConfigError(f"--set {override!r}: {text!r} is not a value that YAML can read.") from None
+
+
+def _assign(values: dict[str, Any], override: str) -> None:
+    key, value = parse_override(override)
     *path, last = key.split(".")
     for part in path:
         inner = values.setdefault(part, {})
         if not isinstance(inner, dict):
             raise ConfigError(f"--set {override!r}: {part!r} is a single value, it has no key {last!r}.")
         values[part] = values = dict(inner)
-    try:
-        values[last] = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {override!r}: {text!r} is not a value that YAML can read.") from None
+    values[last] = value
 
 
 def _explain(cls: type[BaseModel], error: Any) -> str:
@@ -265,10 +323,12 @@ def _explain(cls: type[BaseModel], error: Any) -> str:
     if error["type"] == "extra_forbidden":
         names = _fields(cls, error["loc"][:-1])
         return f"unknown key {where!r}{nearest(str(error['loc'][-1]), names)}"
-    message, given = error["msg"].removeprefix("Value error, "), error["input"]
+    message: str = PLAIN.get(error["type"]) or error["msg"].removeprefix("Value error, ")
+    given = error["input"]
     if error["type"] == "model_type":
         names = _fields(cls, error["loc"])
-        return f"{where} is a group of settings, set one of them, such as {where}.{names[0]} (got {given!r})"
+        such = f", such as {where}.{names[0]}" if names else ""
+        return f"{where} is a group of settings, set one of them{such} (got {given!r})"
     if error["type"] == "value_error" and isinstance(
         given, Mapping
     ):  # a rule about several keys names their values
@@ -292,7 +352,7 @@ def _sentence(text: str) -> str:
     return text if text[-1] in ".?" else f"{text}."
 
 
-def nearest(word: str, names: Sequence[str]) -> str:
+def nearest(word: object, names: Sequence[str]) -> str:
     """What a message about a wrong word ends in: the one that was meant, or the ones that there are."""
-    near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(word), names, n=1, cutoff=0.5)
     return f", did you mean {near[0]!r}?" if near else f" (there are: {', '.join(names)})" if names else ""

@@ -35,6 +35,26 @@ def test_the_expected_score_is_the_mean_over_all_draws(world):
             np.testing.assert_allclose(values, np.mean([scores[name] for scores in each], axis=0), atol=1e-12)
 
 
+def test_expected_ssim_is_that_of_all_candidates_whatever_their_order(rng):
+    """Training lists come sorted by class: the first few pictures are those of one class."""
+    flat = np.full((8, 12, 12, 3), 128, dtype=np.uint8)
+    noise = rng.integers(0, 256, (72, 12, 12, 3)).astype(np.uint8)
+    candidates = Seen(np.concatenate([flat, noise]))
+    stimuli = Seen((128 + rng.integers(-5, 6, (30, 12, 12, 3))).astype(np.uint8))
+    each = np.array([score_picture(Seen(one[None]), stimuli, PROTOCOL)["ssim"] for one in candidates.images])
+    draw = each.std(axis=0).mean() / np.sqrt(8 * 30)
+    for order in (slice(None), slice(None, None, -1)):
+        controls = PictureControls(Seen(candidates.images[order]), stimuli, PROTOCOL)
+        assert controls.expected()["ssim"].mean() == pytest.approx(each.mean(), abs=4 * draw)
+    again, other = (PictureControls(candidates, stimuli, PROTOCOL, seed=s).expected()["ssim"] for s in (0, 1))
+    np.testing.assert_array_equal(again, PictureControls(candidates, stimuli, PROTOCOL).expected()["ssim"])
+    assert (again != other).any()
+    weight = np.zeros((80, 30))
+    weight[[3, 50]] = 1.0
+    found = PictureControls(candidates, stimuli, PROTOCOL).expected(weight)["ssim"]
+    np.testing.assert_allclose(found, each[[3, 50]].mean(axis=0))
+
+
 def test_weights_restrict_the_draw_and_nothing_to_draw_means_anyone(world):
     stimuli, candidates, controls = world
     weight = np.zeros((M, NUM))

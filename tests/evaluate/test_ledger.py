@@ -6,10 +6,13 @@ import json
 import os
 import stat
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from cadiff.artifacts import read_json, sha256_file
-from cadiff.data.dataset import BrainDataset
+from cadiff.data.dataset import BrainDataset, write_dataset
+from cadiff.data.splits import resplit, write_folds
 from cadiff.evaluate import EvaluateConfig, evaluate
 from cadiff.evaluate.ledger import NAME, read_ledger, record_look
 
@@ -21,7 +24,24 @@ def dataset(tmp_path):
 
 
 def look(dataset, digest="a", **options):
-    return record_look(dataset, {"brain": digest}, **{"selected_on": None, "validation": False, **options})
+    return record_look(dataset, {"brain": digest}, **{"selected_on": None, **options})
+
+
+def write_small(folder, splits):
+    """A dataset of stimuli s000, s001, ... with one trial each."""
+    ids = [f"s{i:03d}" for i in range(len(splits))]
+    rng = np.random.default_rng(0)
+    write_dataset(
+        folder,
+        name="small",
+        subject="sub-01",
+        betas=rng.normal(size=(len(ids), 4)).astype(np.float32),
+        trials=pd.DataFrame({"stimulus_id": ids, "split": splits, "session": 1, "run": 1, "repeat": 1}),
+        voxels=pd.DataFrame({"rois": ["V1"] * 4}),
+        stimuli=pd.DataFrame({"stimulus_id": ids}),
+        images={name: rng.integers(0, 256, (8, 8, 3)).astype(np.uint8) for name in ids},
+    )
+    return BrainDataset.open(folder)
 
 
 def test_looks_and_other_systems_are_counted(dataset):
@@ -56,10 +76,64 @@ def test_tampering_breaks_the_chain(dataset, harm):
 
 
 def test_a_validation_split_says_so_and_plain_folders_have_no_ledger(dataset, tmp_path_factory):
-    assert "validation split" in look(dataset, validation=True).stamp
+    assert "validation split" in look(dataset, resplit={"out_of": "train"}).stamp
     plain = tmp_path_factory.mktemp("plain")
     found = look(plain)
     assert not found.kept and not list(plain.iterdir()) and "No ledger" in found.stamp
+
+
+def test_a_line_that_was_cut_off_loses_only_itself(dataset):
+    """A process that was killed, or a full disk: the next looks are counted all the same."""
+    look(dataset, "a")
+    path = dataset / NAME
+    text = path.read_text()
+    path.write_text(text + text[:60])
+    found = [look(dataset, digest) for digest in "bcd"]
+    assert [(r.looks_before, r.systems_before, r.intact) for r in found] == [(k, k, False) for k in (1, 2, 3)]
+    lines, _ = read_ledger(path)
+    assert [line["systems"]["brain"] for line in lines] == [*"abcd"]
+    path.write_text(text.rstrip("\n"))  # whole, only its newline is lost
+    assert look(dataset, "b").intact and read_ledger(path)[1]
+
+
+@pytest.mark.parametrize("systems", [[], None, "a", {"brain": ["a"]}])
+@pytest.mark.parametrize("previous", ["", "other"])
+def test_a_line_that_is_no_look_is_not_counted(dataset, systems, previous):
+    line = json.dumps({"previous": previous, "hash": "x", "systems": systems})
+    (dataset / NAME).write_text(f'{line}\n{{"previous": "y", "hash": "x"}}\n[]\n')
+    found = look(dataset)
+    assert (found.looks_before, found.systems_before, found.intact, found.kept) == (0, 0, False, True)
+
+
+@pytest.mark.parametrize(
+    ("num_test", "make", "told"),
+    [
+        (0, lambda data, out: write_folds(data, out, 3)[0], "no test split of its own"),
+        (0, lambda data, out: resplit(data, out, ["s000"]), "no test split of its own"),
+        (2, lambda data, out: write_folds(data, out, 3)[0], "validation split"),
+        (2, lambda data, out: resplit(data, out, ["s000"], data.rows("train")), "validation split"),
+        (2, lambda data, out: resplit(data, out, ["s000"]), "may have been trained on"),
+        (2, lambda data, out: resplit(data, out, ["s006"]), "may have been trained on"),
+    ],
+)
+def test_what_a_split_was_made_out_of_decides_what_its_number_may_claim(tmp_path, num_test, make, told):
+    """Folds of a dataset that never had a test split are its tests; original test stimuli may move into training."""
+    data = write_small(tmp_path / "data", ["train"] * 6 + ["test"] * num_test)
+    made = BrainDataset.open(make(data, tmp_path / "out"))
+    found = record_look(made.folder, {"brain": "a"}, selected_on=None, resplit=made.description["resplit"])
+    assert told in found.stamp
+    assert ("First look" in found.stamp) == (told != "validation split")
+    first, second = made.stimulus_ids("train")[:2]
+    inner = BrainDataset.open(resplit(made, tmp_path / "inner", [first], made.rows("train")))
+    assert "validation split" in look(inner.folder, resplit=inner.description["resplit"]).stamp
+    again = BrainDataset.open(
+        resplit(inner, tmp_path / "again", [second])
+    )  # of a validation split: training trials only
+    assert "validation split" in look(again.folder, resplit=again.description["resplit"]).stamp
+
+
+def test_a_split_on_whose_making_nothing_is_known_says_so(dataset):
+    assert "not on record" in look(dataset, resplit={"test_stimuli": ["a"]}).stamp
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
@@ -90,7 +164,7 @@ def test_looks_at_the_same_time_are_counted_one_after_the_other(tmp_path):
     (tmp_path / "dataset_description.json").write_text("{}")
 
     def look(number: int) -> None:
-        record_look(tmp_path, {"decoder": f"{number:064x}"}, selected_on=None, validation=False)
+        record_look(tmp_path, {"decoder": f"{number:064x}"}, selected_on=None)
 
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(look, range(40)))

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -87,3 +89,34 @@ def test_wrong_shapes_are_refused(rng):
         pixel.ssim(rng.random((2, 10, 12)), rng.random((2, 10, 12)))
     with pytest.raises(DataError, match="only one"):
         pixel.two_way_identification(np.ones((3, 1)), np.zeros(3, int))
+
+
+def test_tables_of_pairs_are_exact(rng):
+    """Sums of whole numbers: equal pictures err by nothing, near ones by one value, and extremes overflow nothing."""
+    size = 40  # 4,800 values: several blocks, the last one shorter
+    pictures = rng.integers(0, 256, (5, size, size, 3)).astype(np.uint8)
+    pictures[1], pictures[2], pictures[3] = 0, 255, 7
+    targets = np.concatenate([pictures, rng.integers(0, 256, (2, size, size, 3)).astype(np.uint8)])
+    targets[6] = targets[0]
+    targets[6, 0, 0, 0] ^= 1
+    alike, error = pixel.pair_tables(pictures, targets)
+    for i, picture in enumerate(pictures):
+        same = np.repeat(picture[None], len(targets), axis=0)
+        np.testing.assert_allclose(alike[i], pixel.pcc(same, targets), atol=1e-12)
+        whole = ((same.astype(np.int64) - targets) ** 2).reshape(len(targets), -1).sum(axis=1)
+        np.testing.assert_allclose(error[i], whole / (255**2 * picture.size), rtol=1e-15)
+    assert (np.diag(error) == 0).all() and error[0, 6] == 1 / (255**2 * pictures[0].size)
+    assert (alike[1:4] == 0).all() and error[1, 2] == 1
+    with pytest.raises(DataError, match="uint8"):
+        pixel.pair_tables(pictures / 255, targets)
+
+
+def test_tables_of_pairs_need_little_beside_the_pictures(rng):
+    pictures, targets = (rng.integers(0, 256, (n, 128, 128, 3)).astype(np.uint8) for n in (130, 26))
+    tracemalloc.start()
+    pixel.pair_tables(pictures, targets)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (
+        peak < pictures.nbytes / 3
+    )  # as floats the pictures alone would take four or eight times as much as they do

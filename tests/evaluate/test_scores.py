@@ -89,6 +89,19 @@ def test_distances_of_pictures_are_a_metric_like_any_other(world):
     np.testing.assert_allclose(found["lpips"], expected)
 
 
+def test_a_restriction_of_classes_is_in_the_protocol_and_in_the_meaning():
+    every, some, same, other = (
+        metric_table(5, (1,), "lite2", classes=classes)["n_way_top1"]
+        for classes in (None, (7, 3, 9, 11, 20, 31), (3, 7, 9, 11, 20, 31, 31), (3, 7, 9, 11, 20, 32))
+    )
+    assert every.protocol == "5-way/top-1/exact/lite2" and "5 random classes" in every.meaning
+    assert some.protocol == same.protocol and len({every.protocol, some.protocol, other.protocol}) == 3
+    assert some.protocol.startswith("5-way/top-1/of-6-classes-")
+    assert "out of 6 that take part" in some.meaning and "5 random ones of these" in some.meaning
+    pooled = metric_table(5, (1,), "lite2", classes=(1, 2, 3, 4, 5))["two_way_features"]
+    assert pooled == metric_table(5, (1,), "lite2")["two_way_features"]  # classes have no say in features
+
+
 @pytest.mark.parametrize("judge", [None, "lite2"])
 def test_every_metric_says_what_it_means(judge):
     for name, metric in metric_table(50, (1, 5), judge, pools=(10, 50)).items():

@@ -18,7 +18,7 @@ from cadiff.evaluate.hierarchy import (
     spread_factors,
 )
 from cadiff.evaluate.several import are_subjects, find_pictures, subject_names
-from cadiff.evaluate.statistics import holm
+from cadiff.evaluate.statistics import holm, permutation_p
 from cadiff.evaluate.subjects import pool_subjects
 
 METRICS = {"top1": ("higher", True), "mse": ("lower", False)}
@@ -185,7 +185,34 @@ def test_pictures_are_the_same_by_their_content_not_by_their_name():
     twins = replace(one, stimuli=pd.DataFrame({"sha256": ["1", "1"]}, index=["x", "y"]))
     assert len(set(find_pictures([twins], ["s1"]).names[0].values())) == 2
     found = pool_subjects([one, renamed, namesake])
-    assert "2 of 4 images were seen by several subjects, not by all" in found["remarks"][0]
+    assert "2 of 4 images were seen by several subjects, who did not all see the same" in found["remarks"][0]
+
+
+def test_a_picture_that_one_subject_lacks_leaves_the_pooled_numbers_where_they_were():
+    """Differences that pictures carry: the p value is that of flipping whole pictures, and the interval stays as wide."""
+    ids = [f"{i}" for i in range(12)]
+    carried = dict(zip(ids, np.random.default_rng(4).normal(size=12), strict=True))
+
+    def subject(number, ids):
+        made = part(f"e{number}", ids, seed=number, subject=f"s{number}", conditions=["brain", "prior_only"])
+        for table in (made.images, made.samples):
+            is_brain = table["condition"] == "brain"
+            table.loc[is_brain, "top1"] = 0.1 + table.loc[is_brain, "stimulus_id"].map(carried)
+            table.loc[~is_brain, "top1"] = 0.0
+        return made
+
+    whole = pool_subjects([subject(k, ids) for k in range(4)])
+    some = pool_subjects([subject(k, ids if k else ids[1:]) for k in range(4)])
+    assert (whole["shared_images"], whole["num_shared"]) == (True, 12)
+    assert (some["shared_images"], some["num_shared"], some["variance"]) == (False, 12, None)
+    first, second = (
+        next(row for row in found["comparisons"] if row["metric"] == "top1") for found in (whole, some)
+    )
+    d = np.array([0.1 + carried[i] for i in ids])
+    assert first["p"] == pytest.approx(permutation_p(d, num_draws=500, seed=3)[0])
+    assert second["p"] == pytest.approx(first["p"], abs=0.15) and second["p"] > 0.3
+    for name in ("ci95", "ci95_t"):
+        assert np.diff(second[name]) == pytest.approx(np.diff(first[name]), rel=0.15)
 
 
 def test_pictures_without_recorded_digests_are_read(tmp_path):

@@ -216,3 +216,15 @@ def test_a_difference_that_nothing_shows_is_not_called_one(score, tmp_path, open
     assert "is not shown to be ahead of" in page.text and "One seed a row" in page.text
     assert "b: TRAINED ON TEST." in page.text and "a: TRAINED" not in page.text
     assert pd.notna(values(systems[0].measured[0])).all()
+
+
+def test_images_that_most_subjects_saw_are_drawn_once_for_all_of_them(rng):
+    """More subjects do not average away what an image brings, though one of them lacks an image."""
+    subjects, images = np.repeat([*"abcdef"], 20), np.tile(np.arange(20), 6)
+    scores = np.tile(rng.normal(size=20), 6)
+    spread = []
+    for kept in (np.ones(120, bool), np.arange(120) != 3):
+        table = ScoreTable(scores[kept], subjects[kept], images[kept])
+        spread.append(resampled_means([table], 2000, seed=1).std())
+    assert spread[0] == pytest.approx(scores[:20].std() / np.sqrt(20), rel=0.06)
+    assert spread[1] == pytest.approx(spread[0], rel=0.06)

@@ -1,8 +1,14 @@
 """TABLE.yaml: what becomes of rows, grids, seeds and subjects; and every mistake is one sentence with its row and line."""
 
+from pathlib import Path
+from typing import get_args
+
 import pytest
 
+from cadiff.config import Config
 from cadiff.errors import UserError
+from cadiff.experiments import STAGES, stage_config
+from cadiff.experiments.steps import LOCAL
 from cadiff.sweep.cells import Given, expand
 from cadiff.sweep.plan import _configs, plan_cells
 from cadiff.sweep.table import read_table, shipped_tables
@@ -83,6 +89,15 @@ def test_datasets_of_subjects_by_name(write, tmp_path):
         ("{name: b, baseline: ic-gan}", "give its folder with --set generator"),
         ("{name: b, options: {x: 1}}", "options are for baselines"),
         ("{name: b, subjects: [9]}", "there is no subject 9"),
+        (
+            "{name: b, set: {reconstruct.class_images: nowhere}}",
+            "reconstruct.class_images names nowhere, and",
+        ),
+        (
+            "{name: b, set: {reconstruct.rerank_features: ['x=no/x']}}",
+            "reconstruct.rerank_features names no/x, and",
+        ),
+        ("{name: b, baseline: bayes, set: {simulate.images: nowhere}}", "simulate.images names nowhere, and"),
         ("{name: a}", "there is such a row already"),
         ("{name: b, preset: paper/god-sub-03}", "is about real data"),
         ("{name: b, name: c}", "'name' is there already, on line"),
@@ -140,6 +155,68 @@ def test_files_among_a_baselines_options_count_by_content(write, made, tmp_path)
 
 
 @pytest.mark.parametrize(
+    ("stage", "setting"),
+    [
+        ("simulate", "simulate.classifier=PATH"),
+        ("simulate", "simulate.classifier=timm:PATH"),
+        ("reconstruct", "reconstruct.class_images=PATH"),
+        ("reconstruct", "reconstruct.rerank=PATH"),
+        ("reconstruct", "reconstruct.rerank_features=[pixels, 'mine=PATH']"),
+        ("evaluate", "evaluate.judge=PATH"),
+        ("evaluate", "evaluate.eyes={mine: 'timm:PATH', lpips: PATH}"),
+        ("reconstruct", "bayes.features=[pixels, 'mine=PATH']"),
+    ],
+)
+def test_what_settings_name_by_a_path_counts_by_content_and_not_by_place(
+    write, made, tmp_path, stage, setting
+):
+    def keys(name, content):
+        path = tmp_path / name / "weights"
+        path.mkdir(parents=True, exist_ok=True)
+        (path / "file").write_text(content)
+        rows = "rows:\n  - {name: a" + (", baseline: bayes}\n" if setting.startswith("bayes") else "}\n")
+        given = setting.replace("PATH", str(path))
+        return plan_cells(cells_of(write(rows), set=(given,)))[0][0].keys
+
+    first, elsewhere, changed = keys("x", "same"), keys("y", "same"), keys("x", "other")
+    assert first == elsewhere and first[stage] != changed[stage]
+    assert (first["simulate"] == changed["simulate"]) == (stage != "simulate")
+
+
+def test_every_setting_that_is_text_is_known_as_a_path_or_as_a_word():
+    """A new one must be put into `LOCAL`, or here."""
+    words = {"preset", "voxels_per_roi", "roi_dims", "rois", "only_rois", "without_rois", "headline"}
+
+    def texts(cls):
+        for name, field in cls.model_fields.items():
+            kinds, parts = [field.annotation], []
+            while kinds:
+                parts.append(kinds.pop())
+                kinds += get_args(parts[-1])
+            for part in parts:
+                if part in (str, Path):
+                    yield name
+                elif isinstance(part, type) and issubclass(part, Config):
+                    yield from texts(part)
+
+    steps = [stage_config(stage, None) for stage in STAGES if stage != "prior"]
+    assert {name for config in steps for name in texts(type(config))} == words | {*LOCAL} - {"features"}
+
+
+def test_a_folder_that_is_called_like_a_word_of_the_settings_is_no_path(write, made, tmp_path, monkeypatch):
+    rows = (
+        "rows:\n  - {name: a, set: {reconstruct.rerank: encoding, reconstruct.rerank_features: [pixels]}}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    table, given = write(rows), ("evaluate.judge=efficientnet-lite2",)
+    before = plan_cells(cells_of(table, set=given))[0][0].keys
+    for name in ("encoding", "pixels", "efficientnet-lite0", "efficientnet-lite2", "test", "realistic"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text("anything")
+    assert plan_cells(cells_of(table, set=given))[0][0].keys == before
+
+
+@pytest.mark.parametrize(
     ("text", "says"),
     [
         ("rows: []\n", "has no rows"),
@@ -150,6 +227,15 @@ def test_files_among_a_baselines_options_count_by_content(write, made, tmp_path)
             "reference: b\nrows:\n  - {name: a}\n",
             "reference 'b' is no row, did you mean|reference 'b' is no row",
         ),
+        ("seeds: [-1]\nrows:\n  - {name: a}\n", "seeds.*greater than or equal to 0"),
+        ("seeds: 3\nrows:\n  - {name: a}\n", "seeds: input should be a list"),
+        ("rows:\n  - {name: a, set: }\n", "set: input should be a group of settings"),
+        ("seeds: []\nrows:\n  - {name: a}\n", "seeds.*at least 1 item"),
+        ("rows:\n  - {name: a, grid: {seed: [0, -1]}}\n", "seed -1 is not a whole number from 0 on"),
+        ("rows:\n  - {name: a, columns: {hours: .nan}}\n", "finite"),
+        ("subjects: 5\nrows:\n  - {name: a}\n", "subjects is 5, expected a list"),
+        ("subjects: {x: 5}\nrows:\n  - {name: a}\n", "subjects, x: found 5"),
+        ("subjects: {x: {datset: y}}\nrows:\n  - {name: a}\n", "subjects, x: unknown key 'datset', did you"),
         ("seeded: [evaluate]\nrows:\n  - {name: a}\n", "'evaluate' is not one of"),
         ("rows: [\n", "not valid YAML"),
     ],
@@ -158,6 +244,48 @@ def test_a_wrong_table_is_one_sentence(write, text, says):
     with pytest.raises(UserError, match=says) as caught:
         cells_of(write(text))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("ridge-label.x=[1", r"'\[1' is not a value that YAML can read"),
+        ("ridge-label.guidance_scale", "is not of the form"),
+        ("ridge-label", "is not of the form"),
+        ("ridge-label=5", "must begin with a stage, or a baseline"),
+    ],
+)
+def test_an_option_of_a_baseline_that_cannot_be_read_is_one_sentence(write, given, says):
+    table = write("rows:\n  - {name: a, baseline: ridge-label}\n")
+    with pytest.raises(UserError, match=says) as caught:
+        cells_of(table, set=(given,))
+    assert "\n" not in str(caught.value)
+
+
+def test_subjects_may_have_nothing_under_their_names(write, tmp_path):
+    table = write("subjects:\n  sub-01:\n  sub-02:\n  3: {number: 7}\nrows:\n  - {name: a}\n")
+    assert [cell.subject for cell in cells_of(table)] == ["sub-01", "sub-02", "3"]
+    (given,) = cells_of(table, datasets={"sub-02": tmp_path})
+    assert (given.subject, given.dataset) == ("sub-02", tmp_path)
+
+
+def test_a_table_in_another_encoding_is_one_sentence(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_bytes("rows:\n  - {name: café}\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"mine\.yaml, line 2, is not UTF-8"):
+        read_table(path)
+
+
+def test_numbers_without_a_point_are_columns_and_options_too(write):
+    """1e-4 is text to YAML's reader."""
+    rows = (
+        "rows:\n  - {name: a, grid: {diffuse.fit.learning_rate: [1e-4, 3.0e-4]}}\n"
+        "  - {name: b, baseline: ridge-label, options: {guidance_scale: 2e0, scheduler: nan}}\n"
+    )
+    *method, baseline = cells_of(write(rows))
+    assert [cell.columns for cell in method] == [{"diffuse.fit.learning_rate": x} for x in (1e-4, 3e-4)]
+    assert baseline.columns == {"guidance_scale": 2}
+    assert baseline.options == {"guidance_scale": 2, "scheduler": "nan"}
 
 
 def test_an_unknown_table_is_answered_with_those_there_are():

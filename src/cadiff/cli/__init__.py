@@ -45,6 +45,12 @@ DISK = {
     errno.EACCES: "permission is denied",
     errno.EPERM: "the operation is not permitted",
 }
+# Such places cannot be used either, and nothing was begun there.
+NO_PLACE = {
+    errno.ENOTDIR: "a part of this path is a file, not a folder",
+    errno.EEXIST: "a file is there, where a folder should be",
+    errno.ENAMETOOLONG: "the name is too long for this disk",
+}
 RESUMABLE = ("demo", "run", "prior", "contrast", "attend", "diffuse")
 
 
@@ -58,6 +64,11 @@ class _Verbs(TyperGroup):
             processes.say(f"error: {error}", error)
             raise typer.Exit(2) from None
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in NO_PLACE and error.filename:
+                processes.say(
+                    f"error: {error.filename}: {NO_PLACE[error.errno]}; choose another place.", error
+                )
+                raise typer.Exit(2) from None
             if (refusal := _refused_by_disk(error)) is None:
                 raise
             processes.say(

@@ -12,7 +12,8 @@ All are made of training pictures (`candidates`) and scored like reconstructions
     nearest_train     for every reconstruction the training picture most like it: what remains when the drawing itself is
                       taken away; a rival, since it follows the brain
 
-Expected scores are exact means over the candidates, so they carry no noise of a draw. Backward retrieval looks for a picture
+Expected scores are exact means over the candidates, so they carry no noise of a draw; SSIM, which is slow, is the mean over
+some of them, drawn anew for each stimulus. Backward retrieval looks for a picture
 among those of other stimuli: where all stimuli get one picture it is at chance, and it is left out but for class_mean.
 """
 
@@ -27,15 +28,16 @@ from cadiff.evaluate import pixel
 from cadiff.evaluate.scores import PairScores, Protocol, Seen
 
 SSIM_CANDIDATES = 8
-"""SSIM is slow; expectations over candidates use this many of them."""
+"""SSIM is slow; expectations over candidates use so many of them, drawn for each stimulus."""
 
 
 class PictureControls:
-    """Scores of candidate pictures against every stimulus."""
+    """Scores of candidate pictures against every stimulus; `seed` draws the candidates of expected SSIM."""
 
-    def __init__(self, candidates: Seen, stimuli: Seen, protocol: Protocol) -> None:
-        self.candidates, self._stimuli, self._protocol = candidates, stimuli, protocol
-        self._table = PairScores(candidates, stimuli, protocol).tables()
+    def __init__(self, candidates: Seen, stimuli: Seen, protocol: Protocol, *, seed: int = 0) -> None:
+        self.candidates, self._stimuli, self._protocol, self._seed = candidates, stimuli, protocol, seed
+        self._pairs = PairScores(candidates, stimuli, protocol)
+        self._table = self._pairs.tables()
 
     def constant(self, headline: str, *, on: str, lowest: bool = False) -> dict[str, np.ndarray]:
         """Scores (n,) of one candidate for every stimulus: the best by the headline `on` "train" or "test".
@@ -79,20 +81,16 @@ class PictureControls:
         if reconstructions.features is not None and self.candidates.features is not None:
             alike = pixel.correlations(reconstructions.features, self.candidates.features)
         else:
-            flat = [
-                pixel.as_unit(seen.images).reshape(len(seen.images), -1)
-                for seen in (reconstructions, self.candidates)
-            ]
-            alike = pixel.correlations(flat[0], flat[1])
+            alike, _ = pixel.pair_tables(reconstructions.images, self.candidates.images)
         chosen = alike.argmax(axis=1)
         found = {name: table[chosen, own] for name, table in self._table.items()}
-        found["ssim"] = pixel.ssim(self.candidates.images[chosen], self._stimuli.images[own])
+        found["ssim"] = self._pairs.ssim(chosen, own)
         return found
 
     def _expected_ssim(self, weight: np.ndarray) -> np.ndarray:
-        found = np.empty(weight.shape[1])
+        found, generator = np.empty(weight.shape[1]), np.random.default_rng(self._seed)
         for stimulus in range(len(found)):
-            likely = np.flatnonzero(weight[:, stimulus])[:SSIM_CANDIDATES]
+            likely = generator.permutation(np.flatnonzero(weight[:, stimulus]))[:SSIM_CANDIDATES]
             picture = np.repeat(self._stimuli.images[stimulus][None], len(likely), axis=0)
             found[stimulus] = pixel.ssim(self.candidates.images[likely], picture).mean()
         return found

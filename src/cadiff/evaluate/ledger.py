@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
@@ -22,6 +23,14 @@ NAME = "test_looks.jsonl"
 LOCK = f".{NAME}.lock"
 PATIENCE_S = 60
 Selection = Literal["nothing", "validation", "test"]
+RESPLIT = {
+    "untested": "The dataset has no test split of its own; these stimuli were held out of it, so choose nothing by this number "
+    "that is to be reported.",
+    "both": "This test split was made by hand: stimuli of the dataset's own test split may have been trained on, so the number "
+    "compares only with systems of the same split.",
+    None: "This test split was made out of a dataset; whether out of its training trials is not on record.",
+}
+"""What a stamp adds, by what the test stimuli of `cadiff data split` were made out of."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,11 @@ class Record:
 
 
 def record_look(
-    dataset: Path, systems: Mapping[str, str], *, selected_on: Selection | None, validation: bool
+    dataset: Path,
+    systems: Mapping[str, str],
+    *,
+    selected_on: Selection | None,
+    resplit: Mapping[str, Any] | None = None,
 ) -> Record:
     """Appends a look at the test split of a dataset and says what came before.
 
@@ -55,7 +68,7 @@ def record_look(
         dataset: the folder; one that is no cadiff dataset gets no ledger.
         systems: name -> SHA-256 of the reconstructions scored in this look.
         selected_on: what the reported system was chosen by, as the user declares it.
-        validation: the dataset's test split is a validation split made out of training trials.
+        resplit: of the dataset's description, where its test split was made by `cadiff.data.splits.resplit`.
     """
     path = dataset / NAME
     is_dataset = (dataset / "dataset_description.json").is_file()
@@ -63,7 +76,7 @@ def record_look(
         lines, intact = read_ledger(path)
         kept = is_dataset and _append(path, systems, lines)
     others = {digest for line in lines for digest in line["systems"].values()} - set(systems.values())
-    stamp = _stamp(len(lines), len(others), intact, kept, selected_on, validation)
+    stamp = _stamp(len(lines), len(others), intact, kept, selected_on, resplit)
     return Record(len(lines), len(others), intact, kept, selected_on, stamp)
 
 
@@ -75,15 +88,12 @@ def read_ledger(path: Path) -> tuple[list[dict[str, Any]], bool]:
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             line = json.loads(text)
-            fits = (
-                line["previous"] == previous
-                and line["hash"] == _hash(line)
-                and isinstance(line["systems"], dict)
-            )
-        except (ValueError, KeyError, TypeError):
+            fits = (line["previous"], line["hash"]) == (previous, _hash(line))
+            digests = {*line["systems"].values()}
+        except (ValueError, KeyError, TypeError, AttributeError):  # no line of a ledger, so no look
             intact = False
             continue
-        intact &= fits
+        intact &= fits and all(isinstance(digest, str) for digest in digests)
         previous = line["hash"]
         looks.append(line)
     return looks, intact
@@ -116,8 +126,13 @@ def _append(path: Path, systems: Mapping[str, str], lines: list[dict[str, Any]])
     }
     line["hash"] = _hash(line)
     try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        with path.open("a+b") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(end - 1, 0))
+            torn = (
+                b"\n" if file.read(1) not in (b"", b"\n") else b""
+            )  # a write that was cut off: do not join its line
+            file.write(torn + json.dumps(line).encode() + b"\n")
     except OSError:  # a read-only copy of the data can be scored all the same; the stamp says so
         return False
     return True
@@ -129,10 +144,19 @@ def _hash(line: Mapping[str, Any]) -> str:
 
 
 def _stamp(
-    looks: int, others: int, intact: bool, kept: bool, selected_on: Selection | None, validation: bool
+    looks: int,
+    others: int,
+    intact: bool,
+    kept: bool,
+    selected_on: Selection | None,
+    resplit: Mapping[str, Any] | None,
 ) -> str:
-    if validation:
-        return "A validation split, made out of training trials: choosing by this number is fine, reporting it is not."
+    out_of = (resplit or {}).get("out_of")
+    if out_of == "train":
+        return (
+            "A validation split, made out of training trials: choose by this number, and report one on the dataset's own test "
+            "trials, which are not in here."
+        )
     if not kept and not looks:
         return "No ledger: looks at this test split are not counted."
     before = "First look at this test split on record"
@@ -148,5 +172,8 @@ def _stamp(
     doubt = ""
     if selected_on != "test" and others:
         doubt = "; if one of them had won, it might stand here, and that would be a selection on test"
-    broken = "" if intact else " The ledger's chain of hashes is broken: lines were changed or removed."
-    return f"{before}; {declared}{doubt}.{broken}"
+    broken = (
+        "" if intact else " The ledger's chain of hashes is broken: lines were changed, removed or cut off."
+    )
+    made = f" {RESPLIT.get(out_of, RESPLIT[None])}" if resplit is not None else ""
+    return f"{before}; {declared}{doubt}.{broken}{made}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -43,6 +44,7 @@ def metric_table(
     top_k: Sequence[int],
     judge: str | None,
     *,
+    classes: Sequence[int] | None = None,
     pools: Sequence[int] = (),
     eyes: Mapping[str, Metric] | None = None,
 ) -> dict[str, Metric]:
@@ -50,22 +52,30 @@ def metric_table(
 
     Args:
         n_way, top_k: of n-way identification. judge: its short name, for protocols.
+        classes: the judge's classes that take part in n-way identification; None: all. A score among fewer is another one,
+            so the protocol names their number and a digest of them.
         pools: sizes of the pools for retrieval by the judge's features.
         eyes: metrics by further networks, of `cadiff.evaluate.judging.Judge`.
     """
     table: dict[str, Metric] = {}
+    among, seen, drawn = "", "", f"{n_way} random classes"
+    if classes:
+        members = sorted(set(classes))
+        digest = hashlib.sha256(",".join(map(str, members)).encode()).hexdigest()[:8]
+        among, seen = f"of-{len(members)}-classes-{digest}/", f", out of {len(members)} that take part,"
+        drawn = f"{n_way} random ones of these"
     if judge is not None:
         for k in top_k:
             ranks = "comes first" if k == 1 else f"is among the first {k}"
             table[f"n_way_top{k}"] = Metric(
                 f"{n_way}-way top-{k}",
-                f"{n_way}-way/top-{k}/exact/{judge}",
+                f"{n_way}-way/top-{k}/{among}exact/{judge}",
                 True,
                 k / n_way,
                 True,
                 True,
-                f"How often the class that the judge sees in the stimulus {ranks} of {n_way} random classes when it looks at "
-                "the reconstruction",
+                f"How often the class that the judge sees in the stimulus{seen} {ranks} of {drawn} when it looks at the "
+                "reconstruction",
             )
         table["two_way_features"] = two_way(
             "2-way, judge's features", f"{judge}-pooled", "the judge's features", True

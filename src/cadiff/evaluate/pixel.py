@@ -20,6 +20,8 @@ from scipy.stats import rankdata
 
 from cadiff.errors import DataError
 
+BLOCK = 1024
+"""Values of pictures that are multiplied at a time, see `pair_tables`."""
 SSIM_WINDOW = 11
 SSIM_SD = 1.5
 SSIM_CUT = SSIM_WINDOW // 2
@@ -85,6 +87,37 @@ def standardise(x: np.ndarray) -> np.ndarray:
 def correlations(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Pearson correlation of every prediction `(m, ...)` with every target `(n, ...)`: `(m, n)`."""
     return standardise(predictions) @ standardise(targets).T
+
+
+def pair_tables(pictures: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`pcc` and `mse` of every picture, uint8 `(m, H, W[, C])`, with every target `(n, H, W[, C])`: both `(m, n)`.
+
+    Products are of whole numbers from -128 to 127: sums of `BLOCK` of them stay within 2^24, so single precision holds them
+    without rounding, and double precision the sums of blocks. The errors of equal pictures are exactly 0. Beside
+    the tables this takes `BLOCK` values a picture, however large pictures are.
+    """
+    if pictures.dtype != np.uint8 or targets.dtype != np.uint8 or pictures.shape[1:] != targets.shape[1:]:
+        raise DataError(
+            f"Tables of pairs take uint8 pictures of one size; these are {pictures.dtype} {pictures.shape[1:]} and "
+            f"{targets.dtype} {targets.shape[1:]}."
+        )
+    stacks = [stack.reshape(len(stack), -1) for stack in (pictures, targets)]
+    size, shape = stacks[0].shape[1], (len(pictures), len(targets))
+    products, part = np.zeros(shape), np.empty(shape, dtype=np.float32)
+    sums, squares = ([np.zeros(n, dtype=np.int64) for n in shape] for _ in range(2))
+    for start in range(0, size, BLOCK):
+        block = [np.subtract(rows[:, start : start + BLOCK], 128, dtype=np.float32) for rows in stacks]
+        products += np.matmul(block[0], block[1].T, out=part)
+        for side, rows in enumerate(block):
+            sums[side] += rows.sum(axis=1).astype(np.int64)
+            squares[side] += np.einsum("nd,nd->n", rows, rows).astype(np.int64)
+    error = (squares[0][:, None] + squares[1][None, :] - 2 * products) / (255.0**2 * size)
+    scale = [
+        np.sqrt((size * square - total**2).astype(np.float64))
+        for square, total in zip(squares, sums, strict=True)
+    ]
+    length, covariance = np.outer(*scale), size * products - np.outer(*sums)
+    return np.divide(covariance, length, out=np.zeros(shape), where=length > 0), error
 
 
 def two_way_identification(similarity: np.ndarray, own: np.ndarray) -> np.ndarray:

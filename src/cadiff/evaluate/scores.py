@@ -17,6 +17,8 @@ Distances = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Pictures uint8 (m, H, W, 3) and stimuli (n, H, W, 3) -> (m, n)."""
 SSIM_SHIFTS = 4
 """SSIM is slow; for wrong pairs it is taken of so many other stimuli."""
+SSIM_VALUES = 2_000_000
+"""Of pictures at a time: it needs some ten copies in double precision, 160 MB."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,7 @@ class PairScores:
             tables[name] = partial(pixel.two_way_table if is_two_way else _distance, alike)
         for name, distances in protocol.distances.items():
             tables[name] = partial(distances, seen.images, stimuli.images)
-        chunks = [_pixel_tables(seen.images[part], stimuli.images) for part in _parts(len(seen.images))]
-        pixels, error = (np.concatenate(parts) for parts in zip(*chunks, strict=True))  # both (m, n)
+        pixels, error = pixel.pair_tables(seen.images, stimuli.images)
         tables["two_way_pixels"] = partial(pixel.two_way_table, pixels)
         tables |= {"pcc": lambda: pixels, "mse": lambda: error, "psnr": partial(_psnr, error)}
         self._tables = tables
@@ -126,8 +127,9 @@ class PairScores:
     def ssim(self, rows: np.ndarray, own: np.ndarray) -> np.ndarray:
         """SSIM of the pictures `rows (r,)` with the stimuli `own (r,)`."""
         images, targets = self._seen.images, self._stimuli.images
-        parts = [pixel.ssim(images[rows[part]], targets[own[part]]) for part in _parts(len(rows))]
-        return np.concatenate(parts)
+        count = -(-len(rows) * targets[0].size // SSIM_VALUES)
+        parts = np.array_split(np.arange(len(rows)), max(count, 1))
+        return np.concatenate([pixel.ssim(images[rows[part]], targets[own[part]]) for part in parts])
 
 
 def _distance(alike: np.ndarray) -> np.ndarray:
@@ -136,16 +138,3 @@ def _distance(alike: np.ndarray) -> np.ndarray:
 
 def _psnr(error: np.ndarray) -> np.ndarray:
     return -10.0 * np.log10(np.maximum(error, 10 ** (-PSNR_CEILING / 10)))
-
-
-def _parts(m: int) -> list[np.ndarray]:
-    """Row numbers in pieces, so that float copies of large pictures stay small."""
-    return np.array_split(np.arange(m), -(-m // 64))
-
-
-def _pixel_tables(images: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Correlation and mean squared error of every picture with every target, both (m, n)."""
-    x, y = pixel.as_unit(images).reshape(len(images), -1), pixel.as_unit(targets).reshape(len(targets), -1)
-    squares = (x**2).mean(axis=1)[:, None] + (y**2).mean(axis=1)[None, :]
-    error = squares - 2 * (x @ y.T) / x.shape[1]
-    return pixel.correlations(x, y), np.maximum(error, 0.0)  # rounding may leave -1e-16 for equal pictures

@@ -116,7 +116,7 @@ class Pictures(NamedTuple):
     shared: bool
     """Whether there are several subjects who all saw the same ones."""
     num_partly: int
-    """Pictures that several subjects saw and others did not."""
+    """Pictures that several subjects saw, where not all subjects saw the same ones; else 0."""
     num: int
     """All of them."""
 

@@ -84,7 +84,9 @@ def evaluate(
     )
     judge = judge_name(config.judge) if config.judge else None
     pools = pool_sizes(len(ids), config.retrieval_pools)
-    metrics = metric_table(config.n_way, config.top_k, judge, pools=pools, eyes=look.metrics)
+    metrics = metric_table(
+        config.n_way, config.top_k, judge, classes=config.classes, pools=pools, eyes=look.metrics
+    )
     headline = config.headline or (next(iter(metrics)) if judge else "pcc")
     if headline not in metrics:
         raise ConfigError(f"evaluate.headline is {headline!r}; there are {', '.join(metrics)}.")
@@ -127,7 +129,7 @@ def evaluate(
         description=description,
         split=split,
         looks=record_look(
-            dataset, digests, selected_on=config.selected_on, validation="resplit" in description
+            dataset, digests, selected_on=config.selected_on, resplit=description.get("resplit")
         ),
         overlap=audit(stimuli, ids, seed=config.seed) if split == "test" else None,
         absent=absent,

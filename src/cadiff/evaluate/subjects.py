@@ -1,7 +1,7 @@
 """Several subjects under one protocol: evaluations in, pooled scores and comparisons out, as JSON values.
 
 Subjects weigh the same, and both they and their images are drawn anew for an interval (`cadiff.evaluate.hierarchy`), so it is
-about other people and other images. p values are of sign flips within subjects: about these people. With few subjects the
+about other people and other images. p values are of sign flips image by image: about these people. With few subjects the
 two say different things, and how much people differ is hardly known (`spread_factors`).
 
 Evaluations of one subject whose stimuli do not overlap, such as the folds of a cross-validation, count as one subject.
@@ -56,8 +56,9 @@ def pool_subjects(parts: Sequence[Scored], *, names: Sequence[str] | None = None
                        ci95 and ci95_t, p for these subjects, p_holm, and subject_differences
         from_the_brain the comparison with the strongest control, by metric
         spread         deviation of the subjects' means in the headline, and how little is known of it
-        variance       components of the headline, None where subjects have unequal numbers of images
-        shared_images, num_images, headline, left_out, remarks, config
+        variance       components of the headline, None where subjects have unequal numbers of images or share some only
+        shared_images (whether all saw the same), num_shared (images that several saw), num_images, headline, left_out,
+        remarks, config
 
     Raises:
         ConfigError: protocols differ. DataError: two evaluations of the same subject and the same stimuli.
@@ -72,11 +73,7 @@ def pool_subjects(parts: Sequence[Scored], *, names: Sequence[str] | None = None
     pictures = find_pictures(parts, names)
     metric, primary = first.scores["headline"]["metric"], first.scores["headline"]["condition"]
     config = {key: first.scores["config"].get(key, 0) for key in ("num_bootstrap", "seed")}
-    draws: dict[str, Any] = {
-        "shared_images": pictures.shared,
-        "num_draws": config["num_bootstrap"],
-        "seed": config["seed"],
-    }
+    draws = {"num_draws": config["num_bootstrap"], "seed": config["seed"]}
     tables: dict[tuple[str, str], ScoreTable] = {}
     for condition in first.scores["conditions"]:
         for name in first.scores["metrics"]:
@@ -112,6 +109,7 @@ def pool_subjects(parts: Sequence[Scored], *, names: Sequence[str] | None = None
         "num_subjects": len(set(names)),
         "num_images": len(np.unique(tables[primary, metric].images)),
         "shared_images": pictures.shared,
+        "num_shared": pictures.num if pictures.shared else pictures.num_partly,
         "headline": {"metric": metric, "condition": primary},
         "metrics": metrics,
         "conditions": conditions,
@@ -217,6 +215,8 @@ def _variance(
     samples = [part.samples[part.samples["condition"] == condition] for part in parts]
     if len(set(names)) < len(parts) or any(len(rows) == 0 or metric not in rows for rows in samples):
         return None
+    if pictures.num_partly:  # neither crossed nor nested
+        return None
     number = pd.concat([rows.groupby("stimulus_id").cumcount() for rows in samples]).to_numpy()
     subjects = np.repeat(names, [len(rows) for rows in samples])
     images = [
@@ -254,8 +254,8 @@ def _remarks(parts: Sequence[Scored], pictures: Pictures) -> list[str]:
     found, primary = [], parts[0].scores["headline"]["condition"]
     if pictures.num_partly:
         found.append(
-            f"{pictures.num_partly} of {pictures.num} images were seen by several subjects, not by all: they are drawn anew "
-            "for each subject, as if they were different images."
+            f"{pictures.num_partly} of {pictures.num} images were seen by several subjects, who did not all see the same ones: "
+            "such an image is drawn anew, and changes sign, for everybody who saw it at once."
         )
     if any(part.scores["dataset"].get("subject") is None for part in parts):
         found.append(

@@ -19,7 +19,15 @@ from cadiff.experiments.settings import (
     preset_title,
     stage_config,
 )
-from cadiff.experiments.steps import Of, Step, experiment_steps, scoring_steps, simulated_steps, step_key
+from cadiff.experiments.steps import (
+    Of,
+    Step,
+    experiment_steps,
+    refuse_absent,
+    scoring_steps,
+    simulated_steps,
+    step_key,
+)
 
 __all__ = [
     "OTHERS",
@@ -31,6 +39,7 @@ __all__ = [
     "experiment_steps",
     "preset_configs",
     "preset_title",
+    "refuse_absent",
     "refuse_without_data",
     "run_experiment",
     "scoring_steps",

@@ -15,7 +15,7 @@ from cadiff.artifacts import read_json, refuse_existing, write_json
 from cadiff.config import Config, load_preset
 from cadiff.errors import ArtifactError, ConfigError
 from cadiff.experiments.settings import preset_configs
-from cadiff.experiments.steps import experiment_steps
+from cadiff.experiments.steps import experiment_steps, refuse_absent
 from cadiff.processes import on_main
 from cadiff.runs import lock_folder, only_locked, unlock_folder
 
@@ -58,6 +58,7 @@ def run_experiment(
     configs = preset_configs(preset, overrides, protocol)
     about = load_preset(preset, protocol)
     refuse_without_data(preset, dataset, protocol)
+    refuse_absent({name: one for name, one in configs.items() if dataset is None or name != "simulate"})
     from cadiff.preflight import find_sources, refuse_unfit
 
     if vram is None:

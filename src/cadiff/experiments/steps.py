@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cadiff.artifacts import folder_digest, provenance, read_json
+from cadiff.config import nearest
+from cadiff.errors import ConfigError
+from cadiff.eyes.names import TIMM
 
 if TYPE_CHECKING:
     from cadiff.preflight import Sources
@@ -29,6 +32,26 @@ Input = Of | str | Path
 """A step's result, "shipped", or a path."""
 Make = Callable[[Any, Mapping[str, Any], Path, bool], object]
 """(settings, inputs as paths, folder to make, resume) makes the folder."""
+
+
+def _words(name: str) -> Sequence[str]:
+    """What a setting may say instead of a path."""
+    from cadiff.vision import CLASSIFIERS
+
+    return {"rerank": ["encoding"], "judge": [*CLASSIFIERS], "classifier": [*CLASSIFIERS]}.get(name, [])
+
+
+LOCAL: dict[str, Callable[[str], str]] = {
+    "images": lambda text: text,
+    "class_images": lambda text: text,
+    "rerank": lambda text: text,
+    "rerank_features": lambda text: text.partition("=")[2].removeprefix(TIMM),
+    "features": lambda text: text.partition("=")[2].removeprefix(TIMM),
+    "classifier": lambda text: text.removeprefix(TIMM),
+    "judge": lambda text: text.removeprefix(TIMM),
+    "eyes": lambda text: text.removeprefix(TIMM),
+}
+"""Settings, and options of baselines, that may name a file or a folder: what part of their text is the path, "" for none."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +115,48 @@ def step_key(step: Step, keys: Mapping[str, str], digest: Callable[[str | Path, 
     settings = {
         key: value for key, value in (settings or {}).items() if key not in step.inputs
     }  # by content instead
+    settings = _by_content(settings, digest)
     what = [step.kind or step.name, settings, {name: of(name, value) for name, value in step.inputs.items()}]
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+
+
+def refuse_absent(configs: Mapping[str, Any]) -> None:
+    """Raises `ConfigError` where a setting names a file or a folder that is not there, before hours have passed."""
+    for section, config in configs.items():
+        for name, path in _paths(config.model_dump(mode="json")):
+            if not Path(path).exists():
+                what = f"{section}.{name} names {path}, and there is no such file or folder (seen from {Path.cwd()})"
+                meant = nearest(path, _words(name))
+                raise ConfigError(f"{what}{meant}{'' if meant.endswith('?') else '.'}")
+
+
+def _paths(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """(setting, path) of all that settings name by a path."""
+    if isinstance(value, Mapping):
+        for key, one in value.items():
+            yield from _paths(one, name if name in LOCAL else key)
+    elif isinstance(value, (list, tuple)):
+        for one in value:
+            yield from _paths(one, name)
+    elif path := _path(value, name):
+        yield name, path
+
+
+def _path(value: Any, name: str) -> str:
+    """The path that a setting names; "" for none. A folder that is called like a word of the setting does not take its place."""
+    return (
+        LOCAL[name](value) if name in LOCAL and isinstance(value, str) and value not in _words(name) else ""
+    )
+
+
+def _by_content(value: Any, digest: Callable[[str | Path, str], str], name: str = "") -> Any:
+    """Settings with the digests of the files and folders that they name in place of where these lie."""
+    if isinstance(value, Mapping):
+        return {key: _by_content(one, digest, name if name in LOCAL else key) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_by_content(one, digest, name) for one in value]
+    path = _path(value, name)
+    return value.removesuffix(path) + digest(path, name) if path and Path(path).exists() else value
 
 
 def experiment_steps(configs: Mapping[str, Any], sources: Sources) -> list[Step]:

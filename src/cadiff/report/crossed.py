@@ -2,7 +2,7 @@
 
 Seeds of one system and subject are averaged picture by picture: they are not people. Subjects weigh the same; intervals are
 for other subjects and other images (`cadiff.evaluate.hierarchy`), for other images alone where there is one subject. p values
-flip signs image by image within subjects, Holm-corrected over the pairs of a metric. Two systems are compared on the
+flip signs image by image, in all who saw it at once, Holm-corrected over the pairs of a metric. Two systems are compared on the
 subjects and images that both have. What other seeds would give is shown beside it, seed by seed, and is in no interval.
 """
 
@@ -157,15 +157,8 @@ def _sign(about: Mapping[str, Any]) -> int:
     return 1 if about["direction"] == "higher" else -1
 
 
-def is_shared(table: ScoreTable) -> bool:
-    """Whether there are several subjects, and all saw the same images."""
-    subjects = np.unique(table.subjects)
-    seen = [set(table.images[table.subjects == name]) for name in subjects]
-    return len(seen) > 1 and all(images == seen[0] for images in seen)
-
-
 def _interval(table: ScoreTable, draws: Mapping[str, Any]) -> dict[str, Any]:
-    found = hierarchical_bootstrap(table, shared_images=is_shared(table), **draws)
+    found = hierarchical_bootstrap(table, **draws)
     return {
         "mean": found.mean,
         "ci95": [found.low, found.high],
@@ -253,7 +246,7 @@ def _from_the_brain(
 def _difference(
     first: ScoreTable, second: ScoreTable, about: Mapping[str, Any], draws: Mapping[str, Any]
 ) -> dict[str, Any]:
-    compared = hierarchical_comparison(first, second, shared_images=is_shared(first), **draws)
+    compared = hierarchical_comparison(first, second, **draws)
     interval = compared.interval
     return {
         "difference": interval.mean,

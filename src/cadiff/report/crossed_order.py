@@ -73,13 +73,15 @@ def resampled_means(tables: Sequence[ScoreTable], num_draws: int, seed: int) -> 
     seen = {
         name: np.unique(np.concatenate([t.images[t.subjects == name] for t in tables])) for name in subjects
     }
-    first = seen[subjects[0]]
-    shared = all(np.array_equal(images, first) for images in seen.values())
+    everything, viewers = np.unique(np.concatenate(list(seen.values())), return_counts=True)
+    several = everything[viewers > 1]  # drawn once for everybody who saw them
+    together = _counts(len(several), num_draws, generator)
     counts: dict[Any, np.ndarray] = {}
     for name, images in seen.items():
-        counts[name] = (
-            counts[subjects[0]] if shared and counts else _counts(len(images), num_draws, generator)
-        )
+        counts[name] = np.empty((num_draws, len(images)), dtype=together.dtype)
+        both = np.isin(images, several)
+        counts[name][:, both] = together[:, np.searchsorted(several, images[both])]
+        counts[name][:, ~both] = _counts(int((~both).sum()), num_draws, generator)
     people = _counts(len(subjects), num_draws, generator).astype(float)
     found = np.empty((num_draws, len(tables)))
     for column, table in enumerate(tables):
@@ -122,6 +124,8 @@ def order_p(published: np.ndarray, measured: np.ndarray, *, num_draws: int, seed
 
 def _counts(size: int, num_draws: int, generator: np.random.Generator) -> np.ndarray:
     """How often each of `size` things is drawn in `size` draws, (num_draws, size)."""
+    if not size:
+        return np.zeros((num_draws, 0), dtype=np.int64)
     return generator.multinomial(size, np.full(size, 1 / size), size=num_draws)
 
 

@@ -310,14 +310,14 @@ def _statistics(crossed: Mapping[str, Any], subjects: Sequence[str]) -> str:
     draws = f"{crossed['config']['num_bootstrap']:,}"
     if len(subjects) > 1:
         how = (
-            f"Subjects weigh the same. Bootstrap: subjects and images are drawn anew, {draws} times; percentiles. t interval: "
-            "of subjects and images as random effects where all saw the same images, else of the subjects' means."
+            f"Subjects weigh the same. Bootstrap: subjects and images are drawn anew, {draws} times, an image for everybody who "
+            "saw it at once; percentiles. t interval: of subjects and shared images as random effects (Satterthwaite)."
         )
     else:
         how = f"One subject: the bootstrap (BCa, {draws} draws) and the t interval are over images and say nothing about people."
     family = "against the reference" if crossed["reference"] else "of rows"
     return (
         f"Samples, then seeds of one row and subject are averaged image by image. {how} Tests: paired differences change sign "
-        f"image by image within subjects, Holm-corrected over the pairs {family} of a metric; they are about these subjects and "
-        "these training runs."
+        f"image by image, in all subjects who saw it at once, Holm-corrected over the pairs {family} of a metric; they are about "
+        "these subjects and these training runs."
     )

@@ -92,7 +92,7 @@ def _verdict(pooled: Mapping[str, Any], row: Mapping[str, Any] | None) -> dict[s
     shown = charts.is_shown(row)
     here = (
         f"{f'In {who} the' if shown else f'Not shown that in {who} the'} pictures follow the brain: {gain} over the strongest "
-        f"control, {name[:1].lower() + name[1:]} (sign flips within subjects, Holm-corrected {facts.p_text(row['p_holm'])})."
+        f"control, {name[:1].lower() + name[1:]} (sign flips image by image, Holm-corrected {facts.p_text(row['p_holm'])})."
     )
     if count == 1:
         people = "Nothing is known about other people: images alone were drawn anew for the intervals."
@@ -147,15 +147,14 @@ def _card(part: Evaluated, entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def _statistics(pooled: Mapping[str, Any]) -> str:
     """How intervals and p values were made, in words."""
-    if pooled["shared_images"]:
-        images, effects = (
-            "images for all of them at once",
-            "subjects and images as random effects (Satterthwaite)",
-        )
-    else:
-        images, effects = "then the images of each", "the subjects' means"
+    images = "images for all of them at once" if pooled["shared_images"] else "then the images of each"
+    effects = "the subjects' means"
+    if pooled["num_shared"]:
+        effects = "subjects and the images that several of them saw as random effects (Satterthwaite)"
+        if not pooled["shared_images"]:
+            images = "then their images, one that several saw for all of these at once"
     return (
         f"Subjects weigh the same. Bootstrap: subjects are drawn anew, {images}, {pooled['config']['num_bootstrap']:,} times; "
-        f"percentiles. t interval: of {effects}. Tests: differences change sign image by image within subjects, "
+        f"percentiles. t interval: of {effects}. Tests: differences change sign image by image, in everybody who saw it at once, "
         "Holm-corrected; they are about these subjects."
     )

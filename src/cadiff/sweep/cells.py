@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from cadiff.config import nearest
+from cadiff.config import nearest, parse_override
 from cadiff.errors import ConfigError
 from cadiff.experiments import STAGES
 from cadiff.sweep.table import AXES, Row, Source, Subject, as_overrides, refuse_setting, seed_setting
@@ -134,14 +133,11 @@ def _row_cells(
         name = ", ".join([row.name, *(f"{_short(key, axes)}={_text(value)}" for key, value in point.items())])
         settings = {key: value for key, value in point.items() if key not in AXES}
         options = {key: settings.pop(key) for key in list(settings) if row.baseline and "." not in key}
-        columns = {
-            key: float(v)
-            for key, v in {**row.set, **row.options, **settings, **options}.items()
-            if _is_number(v)
-        }
+        numbers = {k: _number(v) for k, v in {**row.set, **row.options, **settings, **options}.items()}
+        columns = {key: number for key, number in numbers.items() if number is not None}
         for person, seed in itertools.product(chosen, seeds if seeds is not None else [None]):
-            if not isinstance(seed, int | None) or isinstance(seed, bool):
-                raise ConfigError(f"{where}: seed {seed!r} is not a whole number.")
+            if not isinstance(seed, int | None) or isinstance(seed, bool) or (seed or 0) < 0:
+                raise ConfigError(f"{where}: seed {seed!r} is not a whole number from 0 on.")
             overrides = [*as_overrides(table.set), *settings_given]
             overrides += as_overrides({**row.set, **settings})
             if row.baseline is None:
@@ -161,7 +157,7 @@ def _row_cells(
                     point.get("protocol", row.protocol or table.protocol),
                     tuple(overrides),
                     row.baseline,
-                    {**_options(row.baseline, given), **row.options, **options},
+                    _numeric({**_options(row.baseline, given), **row.options, **options}),
                     person.about.dataset,
                     given.corpus or (table.corpus if person.about.corpus is None else person.about.corpus),
                     row.weights or given.weights or person.about.weights or table.weights,
@@ -218,8 +214,8 @@ def _people(source: Source, given: Given) -> tuple[list[Person], list[str]]:
 
 def _options(baseline: str | None, given: Given) -> dict[str, Any]:
     """What --set says of a baseline."""
-    pairs = [text.partition(".")[2] for text in given.set if baseline and text.partition(".")[0] == baseline]
-    return {key: yaml.safe_load(value) for key, _, value in (pair.partition("=") for pair in pairs)}
+    own = [text for text in given.set if baseline and text.partition(".")[0] == baseline]
+    return {key.partition(".")[2]: value for key, value in map(parse_override, own)}
 
 
 def _name(entry: str | int) -> str:
@@ -250,5 +246,18 @@ def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) or value is None else str(value)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _number(value: Any) -> float | None:
+    """A finite number; 1e-4 too, which is text to YAML's reader for want of a point."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _numeric(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a baseline, which nothing else makes numbers of, with those that are written 1e-4 as such."""
+    found = {key: _number(value) for key, value in options.items() if isinstance(value, str)}
+    return {**options, **{key: number for key, number in found.items() if number is not None}}

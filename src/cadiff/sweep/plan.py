@@ -18,6 +18,7 @@ from cadiff.experiments import (
     Step,
     experiment_steps,
     preset_configs,
+    refuse_absent,
     refuse_without_data,
     scoring_steps,
     simulated_steps,
@@ -115,6 +116,8 @@ def plan_cells(cells: Sequence[Cell]) -> tuple[list[Planned], list[str]]:
 def _configs(cell: Cell) -> dict[str, Any]:
     configs = preset_configs(cell.preset, cell.overrides, cell.protocol)
     refuse_without_data(cell.preset, cell.dataset, cell.protocol)
+    used = [name for name in configs if cell.baseline is None or name in ("simulate", "evaluate")]
+    refuse_absent({name: configs[name] for name in used if cell.dataset is None or name != "simulate"})
     if cell.baseline is not None:
         from cadiff.baselines.stage import find_baseline
         from cadiff.data.readers import refuse_unknown_options

@@ -14,21 +14,22 @@ rows:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import Field, field_validator
+from pydantic import Field, FiniteFloat, field_validator
 
-from cadiff.config import Config, nearest, validate
+from cadiff.config import Config, nearest, parse_yaml, read_text, validate
 from cadiff.errors import ConfigError
 
 SEEDED = ("contrast", "attend", "diffuse", "reconstruct")
 AXES = ("seed", "subject", "preset", "protocol")
 """What a grid may run over beside settings."""
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 
 
 class Subject(Config):
@@ -78,13 +79,13 @@ class Row(Config):
     """Takes the place of the table's."""
     prior: str | None = None
     """Takes the place of the table's."""
-    seeds: tuple[int, ...] | None = None
+    seeds: Seeds | None = None
     """Takes the place of the table's."""
     subjects: tuple[str | int, ...] | None = None
     """Only these of the table's subjects."""
-    columns: dict[str, float] = Field(default_factory=dict)
+    columns: dict[str, FiniteFloat] = Field(default_factory=dict)
     """Numbers to draw curves against."""
-    published: float | dict[str, float] | None = None
+    published: FiniteFloat | dict[str, FiniteFloat] | None = None
     """What was published for this row, or for each of its subjects."""
     optional: bool = False
     """Where something that the row needs is not given, leave it out and say so, rather than refuse the table."""
@@ -115,7 +116,7 @@ class Table(Config):
     """The image prior: shipped, or a folder."""
     set: dict[str, Any] = Field(default_factory=dict)
     """Settings of all rows; evaluate.* can be set here only."""
-    seeds: tuple[int, ...] | None = None
+    seeds: Seeds | None = None
     """Of training and sampling; one row of the page pools them. None: as the preset has them."""
     seeded: tuple[str, ...] = SEEDED
     """Stages that `seeds` are for; the others are shared by all seeds."""
@@ -170,7 +171,7 @@ def read_table(source: str | Path) -> Source:
             raise ConfigError(
                 f"No table {path}; tables that come with cadiff: {', '.join(shipped_tables())}."
             )
-        name, text = path.name, path.read_text()
+        name, file = path.name, path
     else:
         if str(source) not in shipped_tables():
             names = ", ".join(shipped_tables())
@@ -178,18 +179,35 @@ def read_table(source: str | Path) -> Source:
                 f"No table {str(source)!r}; there are {names}, or give the path of a .yaml file."
             )
         name = str(source)
-        text = (resources.files("cadiff") / "presets" / "sweeps" / f"{name}.yaml").read_text()
-    try:
-        node, values = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{name} is not valid YAML: {' '.join(str(error).split())}.") from None
+        file = resources.files("cadiff") / "presets" / "sweeps" / f"{name}.yaml"
+    text = read_text(file, name)
+    values, node = parse_yaml(text, name)
     if not isinstance(values, dict) or not isinstance(values.get("rows"), list) or not values["rows"]:
         raise ConfigError(f"{name} has no rows: expected `rows:` with a list of systems, see docs/sweeps.md.")
-    _refuse_repeated(node, name)
     lines = tuple(item.start_mark.line + 1 for item in _entry(node, "rows").value)
     rows = [_row(value, name, line) for value, line in zip(values["rows"], lines, strict=True)]
-    table = validate(Table, {**values, "rows": rows}, where=name)
+    values = {**values, "rows": rows, "subjects": _subjects(values.get("subjects"), name)}
+    table = validate(Table, values, where=name)
     return Source(name, text, table, lines)
+
+
+def _subjects(value: Any, name: str) -> Any:
+    """Subjects by name as `Subject`, a name with nothing under it too; else what is there."""
+    if value is None or isinstance(value, list):
+        return value
+    if not isinstance(value, dict):
+        raise ConfigError(
+            f"{name}: subjects is {value!r}, expected a list, or names with settings under each."
+        )
+    found: dict[str, Subject] = {}
+    for subject, about in value.items():
+        where = f"{name}, subjects, {subject}"
+        if about is not None and not isinstance(about, dict):
+            raise ConfigError(
+                f"{where}: found {about!r}, expected settings such as `dataset: FOLDER`, or nothing."
+            )
+        found[str(subject)] = validate(Subject, about or {}, where=where)
+    return found
 
 
 def _row(value: Any, name: str, line: int) -> Row:
@@ -231,29 +249,6 @@ def seed_setting(stage: str) -> str:
 
 def _entry(node: Any, name: str) -> Any:
     return next(value for key, value in node.value if key.value == name)
-
-
-def _refuse_repeated(node: Any, name: str) -> None:
-    """YAML's reader keeps the last of two equal keys and says nothing."""
-    for mapping in _mappings(node):
-        seen: dict[str, int] = {}
-        for key, _ in mapping.value:
-            line = key.start_mark.line + 1
-            if key.value in seen:
-                raise ConfigError(
-                    f"{name}, line {line}: {key.value!r} is there already, on line {seen[key.value]}."
-                )
-            seen[key.value] = line
-
-
-def _mappings(node: Any) -> Iterator[Any]:
-    if isinstance(node, yaml.MappingNode):
-        yield node
-        children = [value for _, value in node.value]
-    else:
-        children = node.value if isinstance(node, yaml.SequenceNode) else []
-    for child in children:
-        yield from _mappings(child)
 
 
 def as_overrides(settings: Mapping[str, Any]) -> list[str]:

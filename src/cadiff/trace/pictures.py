@@ -14,7 +14,7 @@ import numpy as np
 
 from cadiff.errors import ArtifactError, DataError
 from cadiff.evaluate.circular import choosers, refuse_circular
-from cadiff.evaluate.pictures import Reconstructions, open_reconstructions, resize
+from cadiff.evaluate.pictures import Reconstructions, open_reconstructions
 from cadiff.evaluate.settings import EvaluateConfig
 
 PICTURE = "picture"
@@ -102,4 +102,4 @@ def drawn_pictures(found: Reconstructions, stimulus_ids: Sequence[str], side: in
     order = [found.stimulus_ids.index(name) for name in stimulus_ids]
     for condition, about in CONDITIONS.items():
         if condition in found.conditions:
-            yield Drawn(*about, resize(found.images(condition)[order], (side, side)))
+            yield Drawn(*about, found.images(condition, side)[order])

@@ -97,8 +97,8 @@ def trace(
         systems = {"brain": read_from["reconstructions"]}
     looks = None
     if split == "test":
-        resplit = "resplit" in data.description
-        looks = record_look(data.folder, systems, selected_on=None, validation=resplit).as_json()
+        resplit = data.description.get("resplit")
+        looks = record_look(data.folder, systems, selected_on=None, resplit=resplit).as_json()
     record: dict[str, Any] = {
         "kind": "trace",
         "format": 1,
