@@ -68,7 +68,7 @@ def _about_selection(evaluation: Mapping[str, Any]) -> Iterator[Note]:
     if not integrity["intact"]:
         yield Note(
             "The ledger was changed",
-            "Lines of the list of looks at this test split were changed, cut off or removed, so the number of looks is not known.",
+            "Lines of the list of looks at this test split were changed, cut off or removed: the number of looks is not known.",
             serious=True,
         )
     if integrity["systems_before"] and integrity["selected_on"] in (None, "nothing"):
