@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from typing import Any
 
 import numpy as np
 import torch
@@ -105,13 +106,14 @@ def fold(network: nn.Module) -> None:
 
     The same function, up to rounding (5e-6 of the largest value), in half of the time on a CPU.
     """
-    network.eval()
-    for module in network.modules():
+    layers: list[Any] = list(network.eval().modules())
+    for module in layers:
         for conv, norm in FOLDED:
             if hasattr(module, conv) and isinstance(getattr(module, norm, None), nn.BatchNorm2d):
                 setattr(module, conv, fuse_conv_bn_eval(getattr(module, conv), getattr(module, norm)))
                 setattr(module, norm, nn.Identity())
-    for module in network.modules():
+    layers = list(network.modules())  # the convolutions are new ones
+    for module in layers:
         if isinstance(margin := getattr(module, "static_padding", None), nn.ZeroPad2d):
             left, right, top, bottom = margin.padding
             if left == right and top == bottom:
