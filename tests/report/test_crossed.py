@@ -218,6 +218,20 @@ def test_a_difference_that_nothing_shows_is_not_called_one(score, tmp_path, open
     assert pd.notna(values(systems[0].measured[0])).all()
 
 
+def test_a_row_that_is_told_the_stimulus_leads_nothing_and_says_so(score, tmp_path, open_page):
+    told = score("told", "s1", 0, label_oracle=0.01)
+    told.evaluated.scores["headline"]["condition"] = "label_oracle"  # as of a folder that holds nothing else
+    brain = [score(name, "s1", 0, brain=noise) for name, noise in (("a", 0.2), ("b", 0.9))]
+    systems = [System("told", [told]), System("a", brain[:1]), System("b", brain[1:])]
+    found = cross(systems, reference="b")
+    assert [row["told"] for row in found["systems"]] == [True, False, False]
+    means = [row["metrics"]["pcc"]["mean"] for row in found["systems"]]
+    assert means[0] > means[1] > means[2]
+    page = open_page(write_crossed(found, systems, tmp_path / "page.html", title="")).text
+    assert "a has the best score, but is not shown to be ahead of b" in page
+    assert "told about the stimulus" in page
+
+
 def test_images_that_most_subjects_saw_are_drawn_once_for_all_of_them(rng):
     """More subjects do not average away what an image brings, though one of them lacks an image."""
     subjects, images = np.repeat([*"abcdef"], 20), np.tile(np.arange(20), 6)

@@ -27,6 +27,7 @@ CONDITIONS = {
     "constant_test": ("Best constant, chosen on test (attack)", "attack"),
     "coarse_category": ("Knows one of nine categories (oracle)", "oracle"),
     "class_mean": ("Mean training picture of its class (oracle)", "oracle"),
+    "class_mean_oracle": ("Mean training picture of its class (oracle)", "oracle"),
     "nearest_train": ("Training picture nearest to the reconstruction", "rival"),
 }
 """Known conditions: name for people, and role. Any other condition is a system of its own, role "other"."""

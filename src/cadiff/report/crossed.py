@@ -23,6 +23,8 @@ from cadiff.report.crossed_order import mean_of, published_order
 from cadiff.report.inputs import Evaluated
 
 KIND, FORMAT = "sweep-results", 1
+TOLD = ("ceiling", "oracle")
+"""Roles of conditions that are told something about the stimulus."""
 SUBJECTS, IMAGES, SEEDS = range(3)
 
 
@@ -208,9 +210,14 @@ def _described(
         "subjects": subjects,
         "seeds": list(seeds),
         "failures": list(system.failures),
+        "told": any(_role(one.evaluated) in TOLD for one in system.measured),
         "warnings": sorted({text for one in system.measured if (text := _warning(one.evaluated))}),
         "metrics": found,
     }
+
+
+def _role(evaluated: Evaluated) -> str:
+    return evaluated.scores["conditions"][evaluated.primary]["role"]
 
 
 def _warning(evaluated: Evaluated) -> str | None:

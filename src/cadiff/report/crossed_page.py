@@ -88,7 +88,11 @@ def is_shown(row: Mapping[str, Any]) -> bool:
 
 
 def _verdict(crossed: Mapping[str, Any], there: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Which row leads, and whether it is shown to be ahead of the reference, or of the next one."""
+    """Which row leads, and whether it is shown to be ahead of the reference, or of the next one.
+
+    Rows that are told something about the stimulus do not compete, where others do.
+    """
+    there = [row for row in there if not row.get("told")] or there
     metric = crossed["headline"]["metric"]
     about = crossed["metrics"][metric]
     sign = 1 if about["direction"] == "higher" else -1
