@@ -19,6 +19,7 @@ first. Under `protocols` a preset says which it is for its data, and adds plain 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib import resources
@@ -53,6 +54,7 @@ PLAIN = {
 }
 """What pydantic says in Python's words, in those of YAML."""
 
+EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 C = TypeVar("C", bound="Config")
 
 
@@ -217,6 +219,11 @@ def read_text(source: Path | Traversable, name: str) -> str:
         raise ConfigError(
             f"{name}, line {line}, is not UTF-8 text: save the file in that encoding."
         ) from None
+
+
+def as_number(value: Any) -> Any:
+    """A number where YAML's reader leaves text for want of a point or a sign (1e-4, 1.5e3); anything else as it is."""
+    return float(value) if isinstance(value, str) and EXPONENT.fullmatch(value) else value
 
 
 @cache

@@ -111,6 +111,9 @@ def refuse_unfit(configs: Mapping[str, Any], sources: Sources) -> None:
         _refuse_unfit_encoder(configs["contrast"], sources.encoder, decoder=configs["stages"].attend)
     elif data is not None:  # else phase 1 learns from simulated subjects too
         refuse_unfit_phase_1(configs["contrast"], [BrainDataset.open(folder) for folder in sources.phase_1])
+    else:
+        for folder in sources.phase_1:
+            BrainDataset.open(folder)
     if configs["stages"].attend:
         depth = configs["attend"].image_decoder_depth
         images: Any = load_image_mae(sources.image_mae, decoder_depth=depth).model

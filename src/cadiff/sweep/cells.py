@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cadiff.config import nearest, parse_override
+from cadiff.config import as_number, nearest, parse_override
 from cadiff.errors import ConfigError
 from cadiff.experiments import STAGES
 from cadiff.sweep.table import AXES, Row, Source, Subject, as_overrides, refuse_setting, seed_setting
@@ -259,5 +259,4 @@ def _number(value: Any) -> float | None:
 
 def _numeric(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options of a baseline, which nothing else makes numbers of, with those that are written 1e-4 as such."""
-    found = {key: _number(value) for key, value in options.items() if isinstance(value, str)}
-    return {**options, **{key: number for key, number in found.items() if number is not None}}
+    return {key: as_number(value) for key, value in options.items()}

@@ -333,6 +333,12 @@ def test_an_unknown_option_is_refused_with_the_known_ones(source, tmp_path):
 
 
 def test_options_are_yaml_values():
+    assert parse_options(["a=1e-3", "b=-2.5E4", "c=e3", "d='1'"]) == {
+        "a": 0.001,
+        "b": -25000.0,
+        "c": "e3",
+        "d": "1",
+    }
     assert parse_options(["canvas=32", "subject=sub-01", "a=[1, 2]"]) == {
         "canvas": 32,
         "subject": "sub-01",

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from cadiff.artifacts import read_json, write_json
+from cadiff.config import as_number
 from cadiff.errors import ConfigError, DataError
 
 Reader = Callable[..., Path]
@@ -173,7 +174,7 @@ def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
         if not sign or not key.isidentifier():
             raise ConfigError(f"--set {pair!r} is not of the form name=value, for example subject=sub-01.")
         try:
-            options[key] = yaml.safe_load(text)
+            options[key] = as_number(yaml.safe_load(text))
         except yaml.YAMLError:
             raise ConfigError(f"--set {pair!r}: {text!r} is not a value that YAML can read.") from None
     return options
