@@ -157,7 +157,10 @@ def _row_cells(
                     point.get("protocol", row.protocol or table.protocol),
                     tuple(overrides),
                     row.baseline,
-                    _numeric({**_options(row.baseline, given), **row.options, **options}),
+                    {
+                        k: as_number(v)
+                        for k, v in {**_options(row.baseline, given), **row.options, **options}.items()
+                    },
                     person.about.dataset,
                     given.corpus or (table.corpus if person.about.corpus is None else person.about.corpus),
                     row.weights or given.weights or person.about.weights or table.weights,
@@ -247,16 +250,11 @@ def _text(value: Any) -> str:
 
 
 def _number(value: Any) -> float | None:
-    """A finite number; 1e-4 too, which is text to YAML's reader for want of a point."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+    """A finite number; also one that YAML's reader leaves as text."""
+    number = as_number(value)
+    if isinstance(number, bool) or not isinstance(number, (int, float)):
         return None
     try:
-        number = float(value)
-    except (ValueError, OverflowError):
+        return float(number) if math.isfinite(number) else None
+    except OverflowError:
         return None
-    return number if math.isfinite(number) else None
-
-
-def _numeric(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of a baseline, which nothing else makes numbers of, with those that are written 1e-4 as such."""
-    return {key: as_number(value) for key, value in options.items()}
