@@ -293,6 +293,16 @@ def test_a_judge_that_will_have_chosen_the_pictures_is_refused_before_anything_i
         run_experiment(preset, tmp_path / "small", overrides=by_default, **sources)
 
 
+def test_features_that_there_are_not_are_refused_before_anything_is_opened(preset, tmp_path):
+    """The weights are never looked at: they are not there either."""
+    overrides = [*CHOOSING, "reconstruct.rerank_features=[gabr]"]
+    with pytest.raises(ConfigError, match=r"reconstruct.*no feature space 'gabr'"):
+        run_experiment(
+            preset, tmp_path / "run", dataset=tmp_path, weights=tmp_path / "none", overrides=overrides
+        )
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_prior_that_does_not_fit_is_refused_before_a_subject_is_simulated(preset, weights, tmp_path):
     preset.write_text(f"{PRESET}simulate: {{}}\n")
     folder = broken(weights, tmp_path, prior=lambda f: make_prior(f, null_label=False))

@@ -11,13 +11,15 @@ from cadiff.artifacts import what_is_at
 from cadiff.attend.image_mae import load_image_mae
 from cadiff.attend.stage import refuse_without_decoder
 from cadiff.contrast import load_encoder
+from cadiff.contrast.encoder_folder import encoder_trained_on
 from cadiff.contrast.masking import num_visible
-from cadiff.contrast.stage import ContrastConfig
+from cadiff.contrast.stage import ContrastConfig, trial_rows
 from cadiff.contrast.stage import refuse_unfit as refuse_unfit_phase_1
 from cadiff.contrast.trials import dataset_digest
 from cadiff.data.dataset import BrainDataset
 from cadiff.data.merge import dataset_folders
 from cadiff.data.splits import check_disjoint
+from cadiff.data.trained_on import refuse_tested, stages_trained_on
 from cadiff.diffuse.rerank import ENCODING, open_encoding
 from cadiff.diffuse.sampling import make_scheduler, num_calls
 from cadiff.diffuse.settings import ReconstructConfig
@@ -109,8 +111,13 @@ def refuse_unfit(configs: Mapping[str, Any], sources: Sources) -> None:
                 raise DataError(f"{data.folder} has no {split} trials, which this experiment needs.")
     if sources.encoder is not None:
         _refuse_unfit_encoder(configs["contrast"], sources.encoder, decoder=configs["stages"].attend)
+        if data is not None:
+            refuse_tested(encoder_trained_on(sources.encoder), [data], sources.encoder)
     elif data is not None:  # else phase 1 learns from simulated subjects too
-        refuse_unfit_phase_1(configs["contrast"], [BrainDataset.open(folder) for folder in sources.phase_1])
+        opened = [BrainDataset.open(folder) for folder in sources.phase_1]
+        refuse_unfit_phase_1(configs["contrast"], opened)
+        entries = stages_trained_on("contrast", [], opened, trial_rows(opened))
+        refuse_tested(entries, [data], "Phase 1 of this experiment")
     else:
         for folder in sources.phase_1:
             BrainDataset.open(folder)

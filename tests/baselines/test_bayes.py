@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -35,6 +37,15 @@ def others(data, rng):
 def archive(others, tmp_path):
     np.savez(tmp_path / "prior.npz", images=others[..., 0])
     return tmp_path / "prior.npz"
+
+
+def test_a_word_is_a_word_and_a_path_a_folder_of_that_name(data, others, tmp_path, monkeypatch):
+    (tmp_path / "training").mkdir()
+    Image.fromarray(others[0]).save(tmp_path / "training" / "one.png")
+    monkeypatch.chdir(tmp_path)
+    assert len(fit(data).images) == len(data.stimulus_ids("train"))
+    for folder in ("./training", Path("training")):
+        np.testing.assert_array_equal(fit(data, images=folder).images, others[:1])
 
 
 def test_the_posterior_is_the_tempered_likelihood_of_the_betas(data, archive, others):

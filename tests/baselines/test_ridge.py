@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.linear_model import Ridge
 
 from cadiff.baselines.labels import Drawing
 from cadiff.baselines.ridge import RidgePixels
-from cadiff.data.dataset import BrainDataset
+from cadiff.baselines.stage import run_baseline
+from cadiff.data.dataset import BrainDataset, write_dataset
 from cadiff.data.splits import average_repeats
+from cadiff.errors import DataError
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +93,28 @@ def test_a_penalty_a_component_reads_a_linear_brain_as_well(data):
     betas, ids, repeats = average_repeats(data)
     pictures = fitted.reconstruct(betas, stimulus_ids=ids, repeats=repeats)[:, 0]
     assert np.abs(pictures.astype(int) - data.images(ids)).mean() < 2.0
+
+
+def test_a_single_training_stimulus_is_one_sentence(rng, tmp_path):
+    ids = ["only", "test-0", "test-1"]
+    write_dataset(
+        tmp_path / "data",
+        name="one",
+        subject="sub-01",
+        betas=rng.normal(size=(3, 4)),
+        trials=pd.DataFrame(
+            {"stimulus_id": ids, "split": ["train", "test", "test"], "session": 1, "run": 1, "repeat": 1}
+        ),
+        voxels=pd.DataFrame({"rois": ["V1"] * 4}),
+        stimuli=pd.DataFrame({"stimulus_id": ids}),
+        images={name: rng.integers(0, 256, (8, 8, 3)).astype(np.uint8) for name in ids},
+    )
+    assert BrainDataset.open(tmp_path / "data").stimulus_ids("train") == ["only"]
+    with pytest.raises(
+        DataError, match=r"one training stimulus or class \(only\), and ridge regression needs two or more"
+    ):
+        run_baseline("ridge-pixels", tmp_path / "data", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_features_retrieve_each_training_picture_from_its_own_betas(data):

@@ -35,7 +35,7 @@ def test_every_baseline_of_the_table_has_both_functions(name):
 def test_the_folder_is_one_that_evaluate_reads(name, linear_brain, tmp_path):
     out = run_baseline(name, linear_brain, tmp_path / "out")
     about = json.loads((out / "config.json").read_text())
-    assert (about["provenance"]["trials"], about["provenance"]["stimuli"]) == (30, 30)
+    assert [about["provenance"][f"training_{what}"] for what in ("trials", "stimuli")] == [30, 30]
     assert about["kind"] == "reconstructions"
     assert about["config"]["baseline"] == name
     table = pd.read_csv(out / "samples.tsv", sep="\t")

@@ -11,7 +11,7 @@ from PIL import Image
 from cadiff.data.dataset import BrainDataset, write_dataset
 from cadiff.data.preprocess import PreprocessConfig, Preprocessor
 from cadiff.diffuse.conditioner import Condition
-from cadiff.diffuse.likelihood import Evidence, LatentLikelihood
+from cadiff.diffuse.likelihood import LEAST, Evidence, LatentLikelihood, _components
 from cadiff.diffuse.reconstruct import ReconstructConfig, reconstruct
 from cadiff.diffuse.sampling import denoise, make_scheduler
 from cadiff.diffuse.stage import DiffuseConfig, DiffuseFit, diffuse
@@ -291,3 +291,27 @@ def test_a_search_goes_on_around_what_was_pulled(tuned, dataset_folder, tmp_path
 def test_what_would_ask_the_betas_twice_or_not_at_all_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         ReconstructConfig(**{"likelihood": 1, **options})
+
+
+@pytest.mark.parametrize("shape", [(20, 60), (60, 20)])
+@pytest.mark.parametrize("most", [512, 7])
+def test_components_are_those_of_a_singular_value_decomposition(shape, most, monkeypatch):
+    rng = np.random.default_rng(0)
+    monkeypatch.setattr("cadiff.diffuse.likelihood.NUM_COMPONENTS", most)
+    latents = torch.from_numpy(rng.normal(2, 1, size=shape) * np.logspace(0, -8, shape[1])).float()
+    before = latents.clone()
+    mean, components, variance, places = _components(latents)
+    assert torch.equal(latents, before)
+    centred = latents.double() - latents.double().mean(0)
+    left, lengths, axes = torch.linalg.svd(centred, full_matrices=False)
+    kept = min(most, int((lengths**2 > LEAST * lengths[0] ** 2).sum()))
+    assert kept < min(shape) - 1  # or nothing would be left out
+    assert components.shape == (shape[1], kept)
+    torch.testing.assert_close(mean, latents.double().mean(0))
+    torch.testing.assert_close(variance, lengths[:kept] ** 2 / len(latents), rtol=1e-9, atol=0)
+    torch.testing.assert_close(
+        (components.T @ axes[:kept].T).abs(), torch.eye(kept, dtype=torch.float64), atol=1e-6, rtol=0
+    )
+    torch.testing.assert_close(
+        torch.from_numpy(places) @ components.T, (left[:, :kept] * lengths[:kept]) @ axes[:kept]
+    )

@@ -237,6 +237,10 @@ def test_what_cannot_be_ranked_is_refused(dataset, dataset_folder, pipeline_fold
         (["rerank_rounds=2"], "set rerank=encoding"),
         (["rerank=encoding", "rerank_rounds=2", "rerank_mode=mean"], "equally probable beforehand"),
         (["rerank=encoding", "rerank_rounds=2", "strength=0.3"], r"at most strength \(0.3\)"),
+        (["rerank=encoding", "rerank_features=[gabr]"], r"no feature space 'gabr'; there are pixels, gabor"),
+        (["class_start=true", "rerank_features=[gabor,gabor]"], "at least one feature space, each once"),
+        (["rerank_features=[]"], "at least one feature space"),
+        (["rerank_features=efficientnet-lite2"], "what scores must not choose"),
     ):
         with pytest.raises(ConfigError, match=message):
             load_config(ReconstructConfig, "reconstruct", None, overrides)

@@ -8,13 +8,27 @@ import torch
 
 from cadiff.artifacts import write_json
 from cadiff.config import validate
-from cadiff.contrast import FmriMae, FmriMaeConfig, load_encoder, preprocessor_for, save_encoder
+from cadiff.contrast import (
+    ContrastConfig,
+    FmriMae,
+    FmriMaeConfig,
+    contrast,
+    load_encoder,
+    preprocessor_for,
+    save_encoder,
+)
+from cadiff.contrast.mae import FmriMaeSize
+from cadiff.contrast.stage import ContrastFit
 from cadiff.data.dataset import BrainDataset, write_dataset
 from cadiff.data.preprocess import Preprocessor
+from cadiff.data.splits import resplit
 from cadiff.diffuse.pipeline import open_pipeline, pipeline_protocol
+from cadiff.diffuse.reconstruct import reconstruct
+from cadiff.diffuse.settings import ReconstructConfig
 from cadiff.diffuse.stage import DiffuseConfig, DiffuseFit, diffuse
 from cadiff.errors import ArtifactError, ConfigError, DataError
 from cadiff.priors.load import load_prior
+from tiny_networks import fmri_mae_config
 
 
 def config(*, steps=3, **options):
@@ -22,6 +36,15 @@ def config(*, steps=3, **options):
         epochs=None, steps=steps, batch_size=4, learning_rate=1e-2, log_every=1, checkpoint_every=2
     )
     return DiffuseConfig(context_length=6, num_crops=1, fit=fit, **options)
+
+
+def phase_1():
+    sizes = {
+        key: value
+        for key, value in fmri_mae_config(patch_size=8, depth=1, decoder_depth=1)
+        if key != "num_voxels"
+    }
+    return ContrastConfig(mae=FmriMaeSize(**sizes), mask_ratio=0.5, fit=ContrastFit(steps=1, batch_size=4))
 
 
 @pytest.fixture
@@ -284,3 +307,26 @@ def test_a_new_model_card_is_still_the_same_prior(dataset_folder, encoder_folder
     folder = diffuse(*where, prior=prior)
     (prior / "MODEL_CARD.md").write_text("other words")
     assert diffuse(*where, prior=prior, resume=True) == folder
+
+
+def test_a_pipeline_never_decodes_what_it_or_its_encoder_was_trained_on(
+    run, dataset, encoder_folder, prior_folder, tmp_path
+):
+    pipeline = run(config())
+    anew = resplit(dataset, tmp_path / "anew", ["train0", "train1"])
+    drawing = ReconstructConfig(num_inference_steps=2, num_images_per_trial=1, controls=(), importance=False)
+    with pytest.raises(DataError, match="pipeline was trained \\(diffuse\\) on test stimulus 'train0'"):
+        reconstruct(drawing, pipeline, anew, tmp_path / "drawn")
+    assert not (tmp_path / "drawn").exists()
+    training = drawing.model_copy(update={"split": "train", "max_stimuli": 1})
+    reconstruct(training, pipeline, anew, tmp_path / "of-training")  # asked for: those are training pictures
+    encoder = contrast(phase_1(), [dataset.folder], tmp_path / "phase-1")
+    with pytest.raises(DataError, match="was trained \\(contrast\\) on test stimulus 'train0'"):
+        diffuse(config(), anew, encoder, tmp_path / "tuned", prior=prior_folder)
+    record = json.loads(
+        (
+            diffuse(config(), dataset.folder, encoder, tmp_path / "fine", prior=prior_folder)
+            / "provenance.json"
+        ).read_text()
+    )
+    assert [entry["stage"] for entry in record["trained_on"]] == ["contrast", "diffuse"]

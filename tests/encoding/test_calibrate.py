@@ -29,7 +29,7 @@ def test_pictures_are_not_converted_where_nothing_reads_them(rng):
     pictures = rng.integers(0, 256, (12, 200, 200, 3), dtype=np.uint8)
     responses = Responses.of(rng.normal(size=(12, 5)), np.arange(12))
     tracemalloc.start()
-    calibrate([features @ features.T], responses, pictures, **RING)
+    calibrate([features @ features.T], responses, pictures.__getitem__, **RING)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < pictures.nbytes
@@ -41,7 +41,9 @@ def test_with_distractors_no_picture_is_in_memory_as_floats(rng, monkeypatch):
     pictures = rng.integers(0, 256, (20, 200, 200, 3), dtype=np.uint8)
     responses = Responses.of(rng.normal(size=(12, 5)), np.arange(12))
     tracemalloc.start()
-    found = calibrate([features @ features[:12].T], responses, pictures[:12], pictures[12:], **RING)
+    found = calibrate(
+        [features @ features[:12].T], responses, pictures[:12].__getitem__, pictures[12:], **RING
+    )
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert found.mean_temperature in TRIED

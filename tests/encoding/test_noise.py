@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import multivariate_normal
 from sklearn.covariance import ledoit_wolf_shrinkage
 
-from cadiff.encoding.noise import NoiseCovariance, ledoit_wolf
+from cadiff.encoding.noise import NoiseCovariance
 
 
 def draw(n, v, rng):
@@ -22,7 +22,8 @@ def dense(noise):
 @pytest.mark.parametrize("shape", [(12, 40), (40, 12), (7, 7)])
 def test_the_shrinkage_is_that_of_scikit_learn(shape, rng):
     x = draw(*shape, rng)
-    assert ledoit_wolf(x) == pytest.approx(ledoit_wolf_shrinkage(x, assume_centered=True), rel=1e-9)
+    expected = ledoit_wolf_shrinkage(x / np.sqrt((x**2).mean(axis=0)), assume_centered=True)
+    assert NoiseCovariance.fit(x).shrinkage == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("shape", [(12, 40), (60, 12)])
@@ -46,8 +47,8 @@ def test_the_variances_are_those_of_the_residuals_however_few_they_are(rng):
 
 def test_many_trials_of_correlated_noise_leave_nothing_to_shrink_and_white_noise_everything(rng):
     mix = rng.normal(size=(5, 5))
-    assert ledoit_wolf(rng.normal(size=(20_000, 5)) @ mix) < 0.01
-    assert ledoit_wolf(rng.normal(size=(30, 200))) > 0.9
+    assert NoiseCovariance.fit(rng.normal(size=(20_000, 5)) @ mix).shrinkage < 0.01
+    assert NoiseCovariance.fit(rng.normal(size=(30, 200))).shrinkage > 0.9
 
 
 def test_a_voxel_without_residuals_does_no_harm(rng):

@@ -18,13 +18,20 @@ from cadiff.attend.image_mae import ImageMae, load_image_mae
 from cadiff.attend.model import ImageCross, Trainable, phase_2_loss
 from cadiff.config import Config, protocol_of
 from cadiff.contrast.cross import CrossConfig, FmriCross, initialise_cross
-from cadiff.contrast.encoder_folder import encoder_protocol, load_encoder, preprocessor_for, save_encoder
+from cadiff.contrast.encoder_folder import (
+    encoder_protocol,
+    encoder_trained_on,
+    load_encoder,
+    preprocessor_for,
+    save_encoder,
+)
 from cadiff.contrast.mae import FmriEncoder, FmriMae
 from cadiff.contrast.masking import num_visible, sparsify
 from cadiff.contrast.trials import EpochFit, TrialPool, dataset_digest
 from cadiff.data.dataset import BrainDataset
 from cadiff.data.preprocess import PreprocessConfig
 from cadiff.data.splits import check_disjoint, check_disjoint_between
+from cadiff.data.trained_on import refuse_tested, stages_trained_on
 from cadiff.errors import ArtifactError, ConfigError, DataError
 from cadiff.frozen import kept, tensor_digest
 from cadiff.processes import on_main
@@ -107,7 +114,8 @@ def attend(
         the encoder folder, `out`/encoder.
 
     Raises:
-        DataError: no training trials, or a test stimulus of one dataset among the training stimuli of it or another.
+        DataError: no training trials, or a test stimulus of one dataset among the training stimuli of it, of another, or of
+            the encoder's own phase 1.
         ArtifactError: an encoder without decoder, no image auto-encoder, or `out` is in use.
     """
     refuse_uneven(config.fit)
@@ -115,6 +123,8 @@ def attend(
     rows = [_training_rows(data) for data in opened]
     check_disjoint_between(opened)
     start, stored = load_encoder(encoder)
+    before = encoder_trained_on(encoder)
+    refuse_tested(before, opened, encoder)
     images = load_image_mae(image_mae, decoder_depth=config.image_decoder_depth)
     schedule = config.fit.for_trials(sum(map(len, rows)))
     fmri, image = join(start, images, config, torch.Generator().manual_seed(schedule.seed), encoder)
@@ -158,6 +168,7 @@ def attend(
             trials=len(pool),
             inputs=inputs,
             seed=schedule.seed,
+            trained_on=stages_trained_on("attend", before, opened, rows),
         )
         on_main(lambda: save_encoder(result, fmri, preprocessors[0], about))
     run.finish()

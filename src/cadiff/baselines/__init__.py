@@ -1,7 +1,6 @@
 """Side room: what any method has to beat; fitted on training trials, written like the folder of `reconstruct`.
 
 ridge.py        ridge voxels -> pixels, -> latents decoded, -> features of pictures, nearest training picture
-components.py   its targets: principal components of what the distinct stimuli look like
 labels.py       ridge voxels -> label embedding -> image prior; the label oracle
 retrieval.py    training picture with the nearest response, mean picture, and the class-mean oracle
 bayes.py        pictures weighed by the likelihood of the betas under an encoding model

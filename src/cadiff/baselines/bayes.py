@@ -54,7 +54,7 @@ class Bayes:
         dataset: BrainDataset,
         rows: np.ndarray,
         *,
-        images: str | Path = "training",
+        images: Literal["training", "prior"] | str | Path = "training",
         output: Output = "mean",
         num_images: int = 5,
         features: str | Sequence[str] | None = None,
@@ -69,7 +69,8 @@ class Bayes:
 
         Args:
             images: the pictures that may have been seen: "training" (those of the training trials), "prior" (drawn by the image
-                prior from its labels, all alike), a folder of pictures, or an .npz with `images` (k, H, W[, 3]) uint8.
+                prior from its labels, all alike), a folder of pictures ("./training" where it is called like a word), or an
+                .npz with `images` (k, H, W[, 3]) uint8.
             output: their posterior mean, the most probable one (map), or `num_images` of them drawn by their probability.
             features: what voxels are predicted from, see `EncodingModel.fit`; so `min_r2`.
             prior: of images=prior, and of the features `vq`.
@@ -87,14 +88,14 @@ class Bayes:
         shown = [str(name) for name in dataset.trials["stimulus_id"].to_numpy()[rows]]
         side = size or first_side(dataset, shown)
         rng = np.random.default_rng(seed)
-        if str(images) == "training":
+        if images == "training":
             pictures = shown_pictures(dataset, list(dict.fromkeys(shown)), side)
-        elif str(images) == "prior":
+        elif images == "prior":
             pictures = _drawn(prior, num_pictures or 500, side, seed)
         else:
             pictures = _read(Path(images), side, fit, num_pictures, rng)
         refuse_test_stimuli(pictures, dataset, side, f"images={images}")
-        own = str(images) == "training"
+        own = images == "training"
         some = rng.choice(len(pictures), min(MAX_DISTRACTORS, len(pictures)), replace=False)
         model = EncodingModel.fit(
             dataset,

@@ -19,7 +19,7 @@ from torch import Tensor
 from cadiff.artifacts import load_artifact, save_artifact
 from cadiff.data.dataset import BrainDataset
 from cadiff.data.preprocess import PreprocessConfig, Preprocessor
-from cadiff.encoding.trained_on import refuse_unfit, trained_on
+from cadiff.data.trained_on import refuse_unfit, trained_on
 from cadiff.errors import ArtifactError, DataError
 from cadiff.priors.load import ImagePrior, load_prior, shipped_prior
 

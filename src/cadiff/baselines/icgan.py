@@ -115,7 +115,7 @@ class IcGan:
             targets |= {key: getattr(redrawn, key) for key in wanted}
         regressions = {
             key: Regression.fit(
-                betas, value[shown], ids, seed=seed, alpha=OFFICIAL[key] if official else None
+                betas, value, ids, shown, seed=seed, alpha=OFFICIAL[key] if official else None
             )
             for key, value in targets.items()
         }

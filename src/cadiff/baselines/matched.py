@@ -40,10 +40,21 @@ class Regression:
 
     @classmethod
     def fit(
-        cls, betas: Tensor, targets: Tensor, ids: Sequence[str], *, seed: int, alpha: float | None = None
+        cls,
+        betas: Tensor,
+        targets: Tensor,
+        ids: Sequence[str],
+        which: Tensor | None = None,
+        *,
+        seed: int,
+        alpha: float | None = None,
     ) -> Regression:
-        """Betas (n, V), targets (n, D) of their stimuli; `alpha` fixes the penalty, counted as in scikit-learn."""
-        start, ridge = LatentStart.fit(betas, targets, ids, num_components=len(targets), seed=seed)
+        """Betas (n, V) and targets (n, D) of their stimuli, or (u, D) of the distinct ones, trial i's being `targets[which[i]]`.
+
+        `alpha` fixes the penalty, counted as in scikit-learn.
+        """
+        start, ridge = LatentStart.fit(betas, targets, ids, which, num_components=None, seed=seed)
+        targets = targets if which is None else targets[which]
         guesses = start.mean + ridge.held_out @ start.components
         found = {"penalty": ridge.penalty, "held_out_r2": ridge.score}
         if alpha is not None:

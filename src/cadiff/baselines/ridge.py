@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cadiff.baselines.components import fit_components
 from cadiff.baselines.fitted import (
     State,
     check_prior,
@@ -75,7 +74,7 @@ class RidgePixels:
         names, which = _distinct(ids)
         pictures = shown_pictures(dataset, names, size)
         options = {"num_components": num_components, "seed": seed, "per_target": per_target}
-        start, ridge = fit_components(betas, pictures, which, ids, scale=1 / 255, **options)
+        start, ridge = LatentStart.fit(betas, pictures, ids, which, scale=1 / 255, **options)
         return cls(preprocessor, start, pictures.shape[1:], ridge.facts())
 
     def reconstruct(
@@ -132,7 +131,7 @@ class RidgeLatents:
         names, which = _distinct(ids)
         latents = opened.encode(to_unit_range(dataset.images(names, opened.image_size))).cpu()
         options = {"num_components": num_components, "seed": seed, "per_target": per_target}
-        start, ridge = fit_components(betas, latents.numpy(), which, ids, **options)
+        start, ridge = LatentStart.fit(betas, latents, ids, which, **options)
         return cls(preprocessor, start, opened, ridge.facts())
 
     def reconstruct(
@@ -192,7 +191,7 @@ class RidgeRetrieval:
         found = zip(spaces.names, spaces(images), strict=True)
         table = np.concatenate([FeatureBlock.fit(name, part)(part) for name, part in found], axis=1)
         options = {"num_components": num_components, "seed": seed, "per_target": per_target}
-        start, ridge = fit_components(betas, table, which, ids, **options)
+        start, ridge = LatentStart.fit(betas, table, ids, which, **options)
         return cls(preprocessor, start, table, images, {**spaces.facts(), **ridge.facts()})
 
     def reconstruct(

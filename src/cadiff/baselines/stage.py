@@ -215,7 +215,7 @@ def run_baseline(
                     f"{side}, that of the first training picture, since their sizes differ"
                 )
         baseline, kept = cls.fit(data, rows, **{**where, **options}), _plain(options)
-        learnt |= {"trials": len(rows), "stimuli": len(data.stimulus_ids("train"))}
+        learnt |= {"training_trials": len(rows), "training_stimuli": len(data.stimulus_ids("train"))}
     if hasattr(baseline, "facts"):
         learnt["fitted"] = baseline.facts()
     facts = provenance(inputs={"dataset": dataset_digest(data)}, seed=seed, **learnt)

@@ -92,6 +92,11 @@ def encoder_protocol(folder: Path) -> str | None:
     return read_json(folder / "config.json")["provenance"].get("protocol")
 
 
+def encoder_trained_on(folder: Path) -> list[dict[str, Any]]:
+    """What the encoder in `folder` was trained on, stage by stage (`cadiff.data.trained_on`); nothing where it does not say."""
+    return read_json(folder / "config.json")["provenance"].get("trained_on", [])
+
+
 def fit_preprocessor(
     dataset: BrainDataset, config: PreprocessConfig, *, patch_size: int, num_voxels: int | None = None
 ) -> Preprocessor:

@@ -24,6 +24,7 @@ from cadiff.contrast.trials import EpochFit, TrialPool, dataset_digest
 from cadiff.data.dataset import BrainDataset
 from cadiff.data.preprocess import PreprocessConfig, choose_voxels, target_length
 from cadiff.data.splits import check_disjoint
+from cadiff.data.trained_on import stages_trained_on
 from cadiff.errors import ConfigError, DataError
 from cadiff.processes import on_main
 from cadiff.runs import RunFolder
@@ -129,6 +130,7 @@ def contrast(config: ContrastConfig, datasets: Sequence[Path], out: Path, *, res
             trials=len(pool),
             inputs=inputs,
             seed=schedule.seed,
+            trained_on=stages_trained_on("contrast", [], pool.datasets, pool.rows),
         )
         on_main(lambda: save_encoder(encoder, model, pool.preprocessors[0], about))
     run.finish()
@@ -178,7 +180,7 @@ def refuse_unfit(config: ContrastConfig, datasets: Sequence[BrainDataset]) -> No
             lengths.append(target_length(len(kept), size, config.num_voxels, policy))
         except DataError as error:
             raise DataError(f"{dataset.folder}: {error}") from None
-    num_trials = sum(len(rows) for rows in _rows(datasets))
+    num_trials = sum(len(rows) for rows in trial_rows(datasets))
     if config.fit.batch_size > num_trials:
         raise ConfigError(
             f"fit.batch_size={config.fit.batch_size} is larger than the {num_trials} trials to train on, so copies "
@@ -187,7 +189,8 @@ def refuse_unfit(config: ContrastConfig, datasets: Sequence[BrainDataset]) -> No
     num_visible(max(lengths) // size, config.mask_ratio)
 
 
-def _rows(datasets: Sequence[BrainDataset]) -> list[np.ndarray]:
+def trial_rows(datasets: Sequence[BrainDataset]) -> list[np.ndarray]:
+    """Rows of each dataset that phase 1 learns from."""
     return [np.sort(np.concatenate([d.rows("train"), d.rows("unlabelled")])) for d in datasets]
 
 
@@ -205,4 +208,4 @@ def _pool(config: ContrastConfig, datasets: Sequence[BrainDataset]) -> TrialPool
             warn_of_length(
                 dataset, preprocessor, f"set num_voxels to {-(-count // size) * size:,} or more, or to null"
             )
-    return TrialPool(datasets, common, _rows(datasets))
+    return TrialPool(datasets, common, trial_rows(datasets))

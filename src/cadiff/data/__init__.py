@@ -7,6 +7,7 @@ files.py        opening files that other people made: checked, memory-mapped, no
 simulate.py     simulated subjects with a known code and known noise ceilings
 preprocess.py   ROI choice, normalisation fitted on training trials, length policy
 splits.py       stimulus-disjoint splits, averaging of repeats
+trained_on.py   what a model was trained on, so that it never decodes its own training stimuli
 reliability.py  split-half reliability and noise ceilings
 describe.py     what `cadiff data describe` prints
 """

@@ -27,12 +27,14 @@ import torch
 from torch import Tensor
 
 from cadiff.data.dataset import BrainDataset
-from cadiff.data.preprocess import PreprocessConfig, Preprocessor
+from cadiff.data.preprocess import Preprocessor
 from cadiff.data.splits import check_disjoint
+from cadiff.encoding import gram as grams
 from cadiff.encoding.banded import final_dual
-from cadiff.encoding.calibrate import Responses, measure, spread
+from cadiff.encoding.calibrate import measure, spread
 from cadiff.encoding.model import noise_variance
 from cadiff.encoding.noise import NoiseCovariance
+from cadiff.encoding.responses import Responses, normalised
 from cadiff.errors import DataError
 
 NUM_COMPONENTS = 512
@@ -114,33 +116,30 @@ class LatentLikelihood:
                 f"{data.folder}: {len(names)} training stimuli; a likelihood of latents needs at least 3."
             )
         voxels = np.arange(data.betas.shape[1]) if voxels is None else voxels
-        betas = data.betas[rows][:, voxels]
-        preprocessor = Preprocessor.fit(betas, PreprocessConfig(), patch_size=1)
+        betas = data.betas[rows]
+        betas = betas if np.array_equal(voxels, np.arange(betas.shape[1])) else betas[:, voxels]
+        preprocessor, betas = normalised(betas)
         place = {name: i for i, name in enumerate(names)}
         shown = np.array([place[name] for name in ids])
-        responses = Responses.of(preprocessor(betas).astype(np.float64), shown)
-        latents = latents_of(names).flatten(1).double().cpu()
-        mean = latents.mean(0)
-        _, spreads, axes = torch.linalg.svd(latents - mean, full_matrices=False)
-        variance = spreads**2 / len(latents)
-        kept = int((variance > LEAST * variance[0]).sum().clamp(max=NUM_COMPONENTS))
-        components, variance = axes[:kept].T.contiguous(), variance[:kept]
-        d = ((latents - mean) @ components).numpy()
+        responses = Responses.of(betas, shown)
+        mean, components, variance, d = _components(latents_of(names).flatten(1).cpu())
         kernel = d @ d.T
         ceiling = data.voxels["noise_ceiling"].to_numpy(dtype=float)[voxels][preprocessor.voxel_index]
         within = noise_variance(ceiling)
         found = measure([kernel], responses, within=within, min_r2=None, num_folds=5, seed=seed)
         repeated = bool((responses.repeats > 1).any())
         known = repeated or within is not None
-        betas_mean = responses.means.mean(axis=0)
-        readers = d.T @ final_dual([kernel], responses.means - betas_mean, found.choice)
+        means = responses.means
+        del betas, responses
+        betas_mean = means.mean(axis=0, dtype=np.float64)
+        readers = d.T @ final_dual([kernel], means, found.choice)
         whitened = torch.from_numpy(found.noise.whitened(readers))
         misfit = found.misfit if known else 1.0
         facts = {
             "trials": len(ids),
             "stimuli": len(names),
             "voxels": len(voxels),
-            "components": kept,
+            "components": len(variance),
             "held_out_r2": {"median": float(np.median(found.r2)), "p90": float(np.quantile(found.r2, 0.9))},
             "misfit": misfit,
             "misfit_from": "repeats" if repeated else "noise ceilings" if known else "unknown",
@@ -195,3 +194,20 @@ class LatentLikelihood:
         if weight not in self._bases:
             self._bases[weight] = torch.linalg.eigh(torch.diag(1 / self.variance) + weight * self.curvature)
         return self._bases[weight]
+
+
+def _components(latents: Tensor) -> tuple[Tensor, Tensor, Tensor, np.ndarray]:
+    """Of latents (n, D), in float64: mean (D,), the leading principal components (D, k), the variance (k,) along each, and
+    where the latents lie (n, k). From the smaller Gram matrix, whose rounding is far below `LEAST`."""
+    x = latents.double().clone()
+    mean = x.mean(0)
+    x -= mean
+    table = x.numpy()
+    few = len(table) <= table.shape[1]
+    gram = grams.zeros(min(table.shape))
+    grams.add(gram, table.T if few else table)
+    squares, vectors = grams.decompose(gram, LEAST, NUM_COMPONENTS)
+    squares, vectors = squares[::-1], vectors[:, ::-1]
+    components = table.T @ (vectors / np.sqrt(squares)) if few else np.ascontiguousarray(vectors)
+    variance = torch.from_numpy(squares / len(table))
+    return mean, torch.from_numpy(components), variance, table @ components

@@ -21,7 +21,8 @@ from cadiff.artifacts import folder_digest, new_folder, provenance, read_json, r
 from cadiff.config import protocol_of
 from cadiff.contrast.trials import dataset_digest
 from cadiff.data.dataset import BrainDataset, write_table
-from cadiff.data.splits import average_repeats
+from cadiff.data.splits import average_repeats, check_disjoint
+from cadiff.data.trained_on import refuse_tested
 from cadiff.diffuse.class_start import class_starts
 from cadiff.diffuse.controls import AUTOENCODED, Trials, autoencoded, control, read_betas
 from cadiff.diffuse.drawing import Drawing
@@ -52,18 +53,23 @@ def reconstruct(config: ReconstructConfig, pipeline: Path, dataset: Path, out: P
         out: folder to make: config.json, samples.tsv (condition, stimulus_id, sample, file), images/, and
             voxel_importance.tsv (voxel, rois, importance, x, y, z where known); with `rerank` also rerank.tsv (condition,
             stimulus_id, sample as drawn, round after round, log_likelihood, weight among those of the first round) and
-            encoding/, the model where it was fitted here. In config.json, "provenance" says how many "trials" of how many
-            "stimuli" the pipeline was tuned on, as far as its own record does, and in which "precision" it drew, and
+            encoding/, the model where it was fitted here. In config.json, "provenance" says how many "training_trials" of
+            how many "training_stimuli" the pipeline was tuned on, as far as its own record does, and in which "precision" it drew, and
             "variants" what each part of the brain is: {"repeats_4": {"kind": "repeats", "value": 4}}; the other kinds,
             "only_roi" and "without_roi", have the ROI as value and, as num_voxels, how many voxels are left to read.
 
     Raises:
         ArtifactError: `out` exists, or the pipeline is missing or damaged.
-        DataError: no trials, another number of voxels, or a control, repeats or ROIs that the data do not allow.
+        DataError: no trials, another number of voxels, a test stimulus that the dataset or the pipeline was trained on, or a
+            control, repeats or ROIs that the data do not allow.
         ConfigError: settings that the pipeline cannot follow.
     """
     refuse_existing(out)  # before minutes of sampling
     data = BrainDataset.open(dataset)
+    check_disjoint(data)
+    learnt = _learnt_from(find_pipeline(pipeline))
+    if config.split == "test":
+        refuse_tested(learnt.get("trained_on", []), [data], find_pipeline(pipeline))
     pipe = open_pipeline(pipeline)
     num_calls(
         make_scheduler(config.scheduler, pipe.scheduler.config), config.num_inference_steps, config.strength
@@ -102,8 +108,8 @@ def reconstruct(config: ReconstructConfig, pipeline: Path, dataset: Path, out: P
     inputs = {"pipeline": folder_digest(find_pipeline(pipeline)), "dataset": dataset_digest(data)}
     protocol = protocol_of("reconstruct", config, before=pipeline_protocol(pipeline))
     used = resolved(config.precision, pipe.unet.device)
-    learnt = _learnt_from(find_pipeline(pipeline))
-    facts = provenance(inputs=inputs, protocol=protocol, precision=used, **learnt)
+    tuned_on = {f"training_{key}": learnt[key] for key in ("trials", "stimuli") if key in learnt}
+    facts = provenance(inputs=inputs, protocol=protocol, precision=used, **tuned_on)
     if model is not None:
         facts["encoding"] = model.facts
     if likelihood is not None:
@@ -204,8 +210,7 @@ def _begun(items: Iterable[T]) -> Iterator[T]:
     return chain([first for first in [next(rest, None)] if first is not None], rest)
 
 
-def _learnt_from(pipeline: Path) -> dict[str, int]:
-    """How many training trials, of how many stimuli, by the pipeline's own record; empty where a user saved it again."""
+def _learnt_from(pipeline: Path) -> dict[str, Any]:
+    """The pipeline's own record of how it was tuned; empty where a user saved it again."""
     record = pipeline / "provenance.json"
-    found = read_json(record) if record.is_file() else {}
-    return {key: found[key] for key in ("trials", "stimuli") if key in found}
+    return read_json(record) if record.is_file() else {}

@@ -29,12 +29,12 @@ from cadiff.data.dataset import BrainDataset
 from cadiff.data.preprocess import Split
 from cadiff.data.simulate import noise_free_betas
 from cadiff.data.splits import check_disjoint
+from cadiff.data.trained_on import refuse_unfit
 from cadiff.diffuse.controls import Rows, Trials
 from cadiff.diffuse.drawing import Drawing, Pick
 from cadiff.diffuse.generations import Samples, generation_strengths
 from cadiff.diffuse.settings import ReconstructConfig
 from cadiff.encoding import EncodingModel
-from cadiff.encoding.trained_on import refuse_unfit
 from cadiff.errors import ConfigError, DataError
 
 ENCODING = "encoding"

@@ -15,6 +15,7 @@ from cadiff.diffuse.controls import Control
 from cadiff.diffuse.precision import Precision
 from cadiff.diffuse.sampling import SchedulerName
 from cadiff.diffuse.trainable import UnetBlocks
+from cadiff.errors import ConfigError
 from cadiff.training import Decay
 
 RerankMode = Literal["pick", "mean", "order"]
@@ -157,6 +158,18 @@ class ReconstructConfig(Config):
     @classmethod
     def _one_alone(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str | int) else value
+
+    @field_validator("rerank_features")
+    @classmethod
+    def _there_are_such_features(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        from cadiff.encoding.features import find_spaces
+
+        if value is not None:
+            try:
+                find_spaces(value)
+            except ConfigError as error:
+                raise ValueError(str(error).rstrip(".")) from None
+        return value
 
     @model_validator(mode="after")
     def _repeats_are_averages(self) -> ReconstructConfig:

@@ -17,10 +17,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import torch
+import numpy as np
 from torch import Tensor
 
+from cadiff.encoding.components import fit_components
 from cadiff.encoding.ridge import RidgeFit, fit_ridge
 
 
@@ -116,26 +118,17 @@ class LatentStart:
     def fit(
         cls,
         betas: Tensor,
-        latents: Tensor,
-        groups: Sequence[str],
+        latents: Tensor | np.ndarray,
+        ids: Sequence[str],
+        which: Tensor | None = None,
         *,
-        num_components: int = 64,
-        seed: int = 0,
-        per_target: bool = False,
+        num_components: int | None = 64,
+        **options: Any,
     ) -> tuple[LatentStart, RidgeFit]:
-        """Fits the start on training trials: betas (n, V), latents (n, ...) of their stimuli.
-
-        `per_target`: a penalty for each component, see `fit_ridge`.
-        """
-        flat = latents.flatten(1).double()
-        mean = flat.mean(0)
-        rank = min(num_components, len(flat) - 1, flat.shape[1])
-        _, _, right = torch.linalg.svd(flat - mean, full_matrices=False)
-        components = right[:rank]
-        scores = (flat - mean) @ components.T
-        ridge = fit_ridge(betas, scores, groups, score="r2", seed=seed, per_target=per_target)
-        bias = mean + ridge.bias.double() @ components
-        return cls(ridge.weight, components.float(), bias.float(), mean.float()), ridge
+        """Fits the start on training trials: betas (n, V), latents of their stimuli; see `fit_components`."""
+        targets = np.asarray(latents)
+        found, ridge = fit_components(betas, targets, ids, which, num_components=num_components, **options)
+        return cls(*found), ridge
 
     def __call__(self, betas: Tensor) -> Tensor:
         """Preprocessed betas (B, V) -> flat latents (B, D)."""

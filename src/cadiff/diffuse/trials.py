@@ -135,11 +135,11 @@ def fit_latent_start(
     """The latent start, and what to write into the provenance."""
     if config.latent_start == 0:
         return None, {}
-    whole = trials.latents[trials.stimulus, 0]
     start, ridge = LatentStart.fit(
         trials.betas,
-        whole,
+        trials.latents[:, 0],
         _stimuli(trials),
+        torch.from_numpy(trials.stimulus),
         num_components=config.latent_start,
         seed=config.fit.seed,
     )

@@ -2,10 +2,12 @@
 
 features.py     the literal table of feature spaces, and how a picture becomes features
 ridge.py        ridge regression whose penalty is chosen by cross-validation, shared or one a target; all rooms use it
+components.py   the same onto principal components of what the distinct stimuli look like
 banded.py       its kernel form for several feature spaces at once, penalty and mixture chosen voxel by voxel
 noise.py        covariance of what predictions miss, shrunk (Ledoit & Wolf 2004), for more voxels than trials
 calibrate.py    everything that is measured on trials whose stimulus no fit has seen: residuals, r2, temperature
-trained_on.py   who a saved model was fitted on, so that it never decodes its own training stimuli
+responses.py    betas of the training trials, kept once, and what predictions miss of them, made in parts
+gram.py         Gram matrices summed over parts of a table and decomposed in place
 model.py        EncodingModel: fit, predict, log_likelihood, save, load
 """
 

@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cadiff.encoding.gram import decompose, parts
+
 PENALTIES = np.logspace(-2.0, 5.0, 8)
 """In units of the kernel's mean eigenvalue; with the largest, nothing but the mean is predicted."""
 
@@ -41,10 +43,13 @@ def mixtures(count: int) -> np.ndarray:
 
 
 def mixed(kernels: Sequence[np.ndarray], weights: np.ndarray) -> np.ndarray:
-    """sum_b weights_b K_b."""
-    found = weights[0] * kernels[0]
-    for weight, kernel in zip(weights[1:], kernels[1:], strict=True):
-        found = found + weight * kernel
+    """sum_b weights_b K_b; of one kernel alone that kernel itself."""
+    used = np.flatnonzero(weights)
+    if len(used) == 1 and weights[used[0]] == 1:
+        return kernels[used[0]]
+    found = weights[used[0]] * kernels[used[0]]
+    for b in used[1:]:
+        found += weights[b] * kernels[b]
     return found
 
 
@@ -57,8 +62,9 @@ class KernelRidge:
         within = kernel[np.ix_(inside, inside)].astype(np.float64)
         self._column = within.mean(axis=0)
         self._mean = float(self._column.mean())
-        within = within - self._column - self._column[:, None] + self._mean
-        values, self._vectors = np.linalg.eigh(within)
+        within -= self._column
+        within -= (self._column - self._mean)[:, None]
+        values, self._vectors = decompose(within.T, -np.inf)
         self._values = np.maximum(values, 0.0)
         self._unit = max(float(self._values.mean()), 1e-30)
         self._kernel = kernel
@@ -70,7 +76,8 @@ class KernelRidge:
     def across(self, outside: np.ndarray) -> np.ndarray:
         """Rows (m,) of the kernel, centred and rotated, (m, n): what `predict` takes."""
         part = self._kernel[np.ix_(outside, self._inside)].astype(np.float64)
-        part = part - part.mean(axis=1, keepdims=True) - self._column + self._mean
+        part -= part.mean(axis=1, keepdims=True)
+        part -= self._column - self._mean
         return part @ self._vectors
 
     def predict(self, across: np.ndarray, scores: np.ndarray, penalty: float) -> np.ndarray:
@@ -90,16 +97,22 @@ def fold_errors(
     """Squared held-out errors float32 (folds, q, P, V) of every mixture and penalty; folds: (inside, outside)."""
     grid = mixtures(len(kernels))
     errors = np.empty((len(folds), len(grid), len(PENALTIES), responses.shape[1]), np.float32)
-    responses = responses.astype(np.float32)  # errors of some per mille matter to no choice
+    responses = responses.astype(np.float32, copy=False)  # errors of some per mille matter to no choice
     for j, (inside, outside) in enumerate(folds):
-        mean = responses[inside].mean(axis=0)
+        known = responses[inside]
+        mean = known.mean(axis=0)
+        known -= mean
+        truth = responses[outside] - mean
         for q, weights in enumerate(grid):
             ridge = KernelRidge(mixed(kernels, weights), inside)
-            scores = ridge.scores(responses[inside] - mean).astype(np.float32)
+            scores = np.empty_like(known)
+            for part in parts(known.shape[1], len(known)):
+                scores[:, part] = ridge.scores(known[:, part])
             across = ridge.across(outside).astype(np.float32)
             for p, penalty in enumerate(PENALTIES):
-                missed = responses[outside] - mean - ridge.predict(across, scores, penalty)
-                errors[j, q, p] = (missed**2).sum(axis=0)
+                missed = ridge.predict(across, scores, penalty)
+                missed -= truth
+                errors[j, q, p] = np.einsum("mv,mv->v", missed, missed)
     return errors
 
 
@@ -117,32 +130,40 @@ def held_out(
     outside: np.ndarray,
     choice: Choice,
 ) -> np.ndarray:
-    """Predictions (m, V) for the rows `outside` by a fit on the rows `inside`."""
-    predicted = np.empty((len(outside), responses.shape[1]))
-    mean = responses[inside].mean(axis=0)
-    for ridge, parts in _by_mixture(kernels, inside, choice):
+    """Predictions (m, V) for the rows `outside` by a fit on the rows `inside`, of the type of the responses."""
+    predicted = np.empty((len(outside), responses.shape[1]), responses.dtype)
+    for ridge, pieces in _by_mixture(kernels, inside, choice):
         across = ridge.across(outside)
-        for penalty, voxels in parts:
-            scores = ridge.scores(responses[np.ix_(inside, voxels)] - mean[voxels])
-            predicted[:, voxels] = ridge.predict(across, scores, penalty)
-    return predicted + mean
+        for penalty, voxels in pieces:
+            known = responses[np.ix_(inside, voxels)].astype(np.float64)
+            mean = known.mean(axis=0)
+            predicted[:, voxels] = ridge.predict(across, ridge.scores(known - mean), penalty) + mean
+    return predicted
 
 
-def final_dual(kernels: Sequence[np.ndarray], responses: np.ndarray, choice: Choice) -> np.ndarray:
-    """Coefficients (n, V) of the fit on all pictures; responses (n, V) are centred."""
-    coefficients = np.empty(responses.shape)
-    for ridge, parts in _by_mixture(kernels, np.arange(len(responses)), choice):
-        for penalty, voxels in parts:
-            coefficients[:, voxels] = ridge.dual(ridge.scores(responses[:, voxels]), penalty)
+def final_dual(
+    kernels: Sequence[np.ndarray], responses: np.ndarray, choice: Choice, dtype: type = np.float64
+) -> np.ndarray:
+    """Coefficients (n, V) of the fit on all pictures; responses (n, V) are centred here."""
+    coefficients = np.empty(responses.shape, dtype)
+    for ridge, pieces in _by_mixture(kernels, np.arange(len(responses)), choice):
+        for penalty, voxels in pieces:
+            known = responses[:, voxels].astype(np.float64)
+            coefficients[:, voxels] = ridge.dual(ridge.scores(known - known.mean(axis=0)), penalty)
     return coefficients
 
 
 def _by_mixture(
     kernels: Sequence[np.ndarray], inside: np.ndarray, choice: Choice
 ) -> Iterator[tuple[KernelRidge, list[tuple[float, np.ndarray]]]]:
-    """One ridge for each mixture that a voxel takes, and the penalties with the voxels that take them."""
+    """One ridge for each mixture that a voxel takes, and the penalties with the voxels that take them, not too many at a time."""
     grid = mixtures(len(kernels))
     for q in np.unique(choice.mixture):
         of_voxel = np.where(choice.mixture == q, choice.penalty, -1)
-        parts = [(float(PENALTIES[p]), np.flatnonzero(of_voxel == p)) for p in np.unique(of_voxel) if p >= 0]
-        yield KernelRidge(mixed(kernels, grid[q]), inside), parts
+        pieces = [
+            (float(PENALTIES[p]), voxels[part])
+            for p in np.unique(of_voxel[of_voxel >= 0])
+            for voxels in [np.flatnonzero(of_voxel == p)]
+            for part in parts(len(voxels), len(inside))
+        ]
+        yield KernelRidge(mixed(kernels, grid[q]), inside), pieces

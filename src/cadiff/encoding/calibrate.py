@@ -11,7 +11,7 @@ Letters in shapes: n stimuli, t trials, V voxels, k candidates.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,9 @@ from scipy.special import logsumexp, softmax
 
 from cadiff.data.splits import k_folds
 from cadiff.encoding.banded import Choice, choose, fold_errors, held_out
+from cadiff.encoding.gram import Table, parts
 from cadiff.encoding.noise import NoiseCovariance
+from cadiff.encoding.responses import Residuals, Responses
 
 HOTTEST = 1.0
 """A model is never taken to be surer than it says: where held-out stimuli are told apart without fail, any factor would do."""
@@ -30,37 +32,6 @@ ENOUGH = 100
 """Held-out stimuli after which the outer ring stops: their number sets the precision, each fold costs a whole fit."""
 SLICE = 1 << 23
 """Pixels that are in float64 at a time."""
-
-
-@dataclass(frozen=True, eq=False)
-class Responses:
-    """Normalised betas of some stimuli."""
-
-    means: np.ndarray
-    """(n, V) mean over the trials of each stimulus."""
-    trials: np.ndarray
-    """(t, V) single trials."""
-    of_trial: np.ndarray
-    """(t,) the stimulus of each."""
-
-    @classmethod
-    def of(cls, trials: np.ndarray, of_trial: np.ndarray) -> Responses:
-        """Averages single trials; stimuli are numbered from 0 without gaps."""
-        means = np.zeros((of_trial.max() + 1, trials.shape[1]))
-        np.add.at(means, of_trial, trials)
-        return cls(means / np.bincount(of_trial)[:, None], trials, of_trial)
-
-    @property
-    def repeats(self) -> np.ndarray:
-        """(n,) trials of each stimulus."""
-        return np.bincount(self.of_trial)
-
-    def only(self, stimuli: np.ndarray) -> Responses:
-        """The same of these stimuli alone, numbered anew."""
-        place = np.full(len(self.means), -1)
-        place[stimuli] = np.arange(len(stimuli))
-        kept = place[self.of_trial] >= 0
-        return Responses(self.means[stimuli], self.trials[kept], place[self.of_trial[kept]])
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,16 +90,12 @@ def measure(
     n = len(responses.means)
     folds = k_folds([str(i) for i in range(n)], min(num_folds, n), seed)
     errors = fold_errors(kernels, responses.means, folds)
-    predicted = np.empty(responses.means.shape)
+    predicted = np.empty_like(responses.means)
     for j, (inside, outside) in enumerate(folds):
         others = choose(np.delete(errors, j, axis=0))
         predicted[outside] = held_out(kernels, responses.means, inside, outside, others)
     r2 = r_squared(responses.means, predicted)
-    residuals = predicted[
-        responses.of_trial
-    ]  # tables of trials are the largest there are: as few of them as can be
-    np.subtract(responses.trials, residuals, out=residuals)
-    del predicted
+    every = np.arange(len(r2))
     voxels = np.ones(len(r2), dtype=bool)
     if min_r2 is not None:
         voxels = r2 > min_r2
@@ -137,15 +104,15 @@ def measure(
         choose(errors),
         r2,
         voxels,
-        NoiseCovariance.fit(residuals if voxels.all() else residuals[:, voxels]),
-        misfit_share(residuals, responses, within),
+        NoiseCovariance.fit(Residuals(responses, predicted, every[voxels])),
+        misfit_share(Residuals(responses, predicted, every), responses, within),
     )
 
 
 def calibrate(
     kernels: Sequence[np.ndarray],
     responses: Responses,
-    pictures: np.ndarray,
+    pictures: Callable[[np.ndarray], np.ndarray],
     others: np.ndarray | None = None,
     *,
     within: np.ndarray | None,
@@ -156,7 +123,8 @@ def calibrate(
     """The temperature, from stimuli that neither fit nor noise covariance have seen.
 
     Arguments as in `measure`; kernels are (n + d, n) here: the last d pictures are further candidates, shown in no trial.
-    pictures: uint8 (n, ...) of the stimuli. others: uint8 (d, ...), the further candidates; none when absent.
+    pictures: stimuli (m,) -> theirs, uint8 (m, ...); asked only where there are others.
+    others: uint8 (d, ...), the further candidates; none when absent.
     """
     n, further = len(responses.means), np.arange(len(responses.means), len(kernels[0]))
     scores: list[tuple[np.ndarray, np.ndarray]] = []
@@ -172,7 +140,7 @@ def calibrate(
         every = -0.5 * distances / spread(responses.repeats[outside], found.misfit)[:, None]
         scores.append((np.diag(every)[:, None], every))
         if others is not None:
-            errors += mean_errors(every[:, len(outside) :], others, pictures[outside])
+            errors += mean_errors(every[:, len(outside) :], others, pictures(outside))
         if sum(len(own) for own, _ in scores) >= ENOUGH:
             break
     wins = [(every < own).sum(axis=1) / max(every.shape[1] - 1, 1) for own, every in scores]
@@ -231,7 +199,7 @@ def spread(repeats: np.ndarray, misfit: float) -> np.ndarray:
     return misfit + (1.0 - misfit) / np.asarray(repeats, dtype=np.float64)
 
 
-def misfit_share(residuals: np.ndarray, responses: Responses, within: np.ndarray | None) -> float:
+def misfit_share(residuals: Table, responses: Responses, within: np.ndarray | None) -> float:
     """1 - noise / residual variance, mean over voxels, in 0..1.
 
     Noise is measured between trials of the same stimulus where there are such, else taken from `within` (V,); where neither
@@ -239,19 +207,31 @@ def misfit_share(residuals: np.ndarray, responses: Responses, within: np.ndarray
     """
     freedom = int((responses.repeats - 1).sum())
     if freedom > 0:
-        apart = responses.means[responses.of_trial]
-        apart -= responses.trials
-        within = np.einsum("tv,tv->v", apart, apart) / freedom
-        del apart
+        within = _mean_squares(Residuals(responses, responses.means, np.arange(residuals.shape[1]))) * (
+            len(responses.of_trial) / freedom
+        )
     if within is None:
         return 0.0
-    missed = np.einsum("tv,tv->v", residuals, residuals) / len(residuals)
+    missed = _mean_squares(residuals)
     alive = missed > 1e-12
     return float(np.clip(1.0 - (within[alive] / missed[alive]).mean(), 0.0, 1.0)) if alive.any() else 0.0
 
 
 def r_squared(responses: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     """(V,) of responses (n, V); 0 for a voxel that never changes."""
-    total = ((responses - responses.mean(axis=0)) ** 2).sum(axis=0)
-    missed = ((responses - predicted) ** 2).sum(axis=0)
-    return np.where(total > 1e-12, 1.0 - missed / np.maximum(total, 1e-12), 0.0)
+    r2 = np.empty(responses.shape[1])
+    for part in parts(*responses.shape[::-1]):
+        some = responses[:, part].astype(np.float64)
+        total = ((some - some.mean(axis=0)) ** 2).sum(axis=0)
+        missed = ((some - predicted[:, part]) ** 2).sum(axis=0)
+        r2[part] = np.where(total > 1e-12, 1.0 - missed / np.maximum(total, 1e-12), 0.0)
+    return r2
+
+
+def _mean_squares(table: Table) -> np.ndarray:
+    """(V,) of a table (t, V)."""
+    found = np.empty(table.shape[1])
+    for part in parts(*table.shape[::-1]):
+        some = np.asarray(table[:, part], dtype=np.float64)
+        found[part] = np.einsum("tv,tv->v", some, some) / len(some)
+    return found

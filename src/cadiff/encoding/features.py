@@ -128,6 +128,17 @@ def find_space(name: str) -> FeatureSpace:
     return FEATURES[name]
 
 
+def find_spaces(names: Sequence[str]) -> dict[str, FeatureSpace]:
+    """Several by name, none opened yet.
+
+    Raises:
+        ConfigError: none, one twice, or as `find_space`.
+    """
+    if not names or len(set(names)) < len(names):
+        raise ConfigError(f"features={list(names)}: give at least one feature space, each once.")
+    return {name: find_space(name) for name in names}
+
+
 def _eye(name: str, path: str) -> Extract:
     from cadiff.eyes import load_eye
 
@@ -185,9 +196,7 @@ class Spaces:
 
     def __init__(self, names: Sequence[str], prior: str | Path = "shipped") -> None:
         self.names, self.prior = tuple(names), prior
-        if not names or len(set(names)) < len(names):
-            raise ConfigError(f"features={list(names)}: give at least one feature space, each once.")
-        self._spaces = {name: find_space(name) for name in names}
+        self._spaces = find_spaces(names)
         self._opened: dict[str, Extract] = {}
 
     def __call__(self, images: np.ndarray) -> list[np.ndarray]:

@@ -24,13 +24,14 @@ from scipy.special import softmax
 from cadiff.artifacts import load_artifact, provenance, save_artifact
 from cadiff.data.dataset import BrainDataset
 from cadiff.data.preprocess import PreprocessConfig, Preprocessor
+from cadiff.data.trained_on import trained_on
 from cadiff.encoding.banded import PENALTIES, final_dual, mixtures
-from cadiff.encoding.calibrate import Calibration, Measured, Responses, calibrate, measure, spread
+from cadiff.encoding.calibrate import Calibration, Measured, calibrate, measure, spread
 from cadiff.encoding.features import FeatureBlock, Spaces, default_features
 from cadiff.encoding.noise import NoiseCovariance
-from cadiff.encoding.pictures import shown_pictures
+from cadiff.encoding.pictures import common_side, shown_pictures
+from cadiff.encoding.responses import Responses, normalised
 from cadiff.encoding.simulated import warn_of_the_truth
-from cadiff.encoding.trained_on import trained_on
 from cadiff.errors import DataError
 
 KIND = "encoding-model"
@@ -68,7 +69,7 @@ class EncodingModel:
     facts: dict[str, Any]
     """What was chosen and how well it predicts held out, as JSON values."""
     trained_on: dict[str, Any]
-    """Subject, voxels and stimuli that it was fitted on (`cadiff.encoding.trained_on`)."""
+    """Subject, voxels and stimuli that it was fitted on (`cadiff.data.trained_on`)."""
 
     @classmethod
     def fit(
@@ -102,9 +103,6 @@ class EncodingModel:
             DataError: fewer than 3 training stimuli, or betas that are not finite.
             ConfigError: unknown features, or those of the default judge.
         """
-        betas = dataset.betas[rows]
-        preprocessor = Preprocessor.fit(betas, PreprocessConfig(), patch_size=1)
-        trials = preprocessor(betas).astype(np.float64)
         ids = [str(name) for name in dataset.trials["stimulus_id"].to_numpy()[rows]]
         names = list(dict.fromkeys(ids))
         if len(names) < 3:
@@ -112,19 +110,22 @@ class EncodingModel:
                 f"{dataset.folder}: {len(names)} training stimuli; an encoding model with held-out noise needs at least 3."
             )
         place = {name: i for i, name in enumerate(names)}
+        preprocessor, trials = normalised(dataset.betas[rows])
         responses = Responses.of(trials, np.array([place[name] for name in ids]))
-        images = shown_pictures(dataset, names, size)
+        side = common_side(dataset, names, size)
+        images = shown_pictures(dataset, names, side)
+        shape = images.shape[1:3]
         spaces = Spaces(features or default_features(images), prior)
         warn_of_the_truth(spaces.names, dataset)
         found = spaces(images)
+        del images  # 5 GB of 9,000 pictures of 425 pixels
         blocks = [FeatureBlock.fit(name, part) for name, part in zip(spaces.names, found, strict=True)]
         scaled = [block(part) for block, part in zip(blocks, found, strict=True)]
-        every, others = scaled, None
+        del found
+        across, others = [], None
         if distractors is not None and len(distractors):
-            others = _resized(distractors, images.shape[1:3])
-            every = [
-                np.concatenate([a, b(c)]) for a, b, c in zip(scaled, blocks, spaces(others), strict=True)
-            ]
+            others = _resized(distractors, shape)
+            across = [b(c) @ a.T for a, b, c in zip(scaled, blocks, spaces(others), strict=True)]
         ring: dict[str, Any] = {
             "within": noise_variance(
                 dataset.voxels["noise_ceiling"].to_numpy(dtype=float)[preprocessor.voxel_index]
@@ -134,18 +135,23 @@ class EncodingModel:
             "seed": seed,
         }
         kernels = [part @ part.T for part in scaled]
+        every = [np.concatenate(both) for both in zip(kernels, across, strict=True)] if across else kernels
+
+        def pictures(stimuli: np.ndarray) -> np.ndarray:
+            return shown_pictures(dataset, [names[i] for i in stimuli], side)
+
+        found_out = calibrate(every, responses, pictures, others, **ring)
+        del every
         measured = measure(kernels, responses, **ring)
-        across = [part @ own.T for part, own in zip(every, scaled, strict=True)]
-        found_out = calibrate(across, responses, images, others, **ring)
-        mean = responses.means.mean(axis=0)
-        dual = final_dual(kernels, responses.means - mean, measured.choice)
+        mean = responses.means.mean(axis=0, dtype=np.float64)
+        dual = final_dual(kernels, responses.means, measured.choice, np.float32)
         mixture = mixtures(len(blocks))[measured.choice.mixture]
         return cls(
             preprocessor=preprocessor,
             spaces=spaces,
             blocks=blocks,
             features=scaled,
-            coefficients=dual.astype(np.float32),
+            coefficients=dual,
             mixture=mixture.astype(np.float32),
             mean=mean.astype(np.float32),
             voxels=measured.voxels,
@@ -153,7 +159,7 @@ class EncodingModel:
             misfit=measured.misfit,
             temperature=found_out.temperature,
             mean_temperature=found_out.mean_temperature,
-            image_shape=(images.shape[1], images.shape[2]),
+            image_shape=(shape[0], shape[1]),
             facts=_facts(spaces, mixture, measured, found_out),
             trained_on=trained_on(dataset, rows),
         )

@@ -4,7 +4,7 @@
 
 The shrinkage s towards independent voxels is the closed form of Ledoit & Wolf (2004, J. Multivariate Analysis 88:365), on
 the scaled residuals, whose target is then exactly the identity. Z is kept by its right singular vectors, so Sigma is
-inverted by Woodbury's identity and no (V, V) matrix is ever made where trials are fewer.
+inverted by Woodbury's identity and no (V, V) matrix is ever made where trials are fewer; Z itself is worked out in parts.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+
+from cadiff.encoding.gram import Table, add, decompose, parts, zeros
 
 TINY = 1e-6
 
@@ -29,21 +31,29 @@ class NoiseCovariance:
     """(r,), above 0."""
 
     @classmethod
-    def fit(cls, residuals: np.ndarray) -> NoiseCovariance:
-        """Measures residuals (n, V) of held-out trials, whose mean is taken to be 0."""
-        x = np.asarray(residuals, dtype=np.float64)
-        scale = np.sqrt(np.einsum("nv,nv->v", x, x) / len(x))  # without a table of squares
+    def fit(cls, residuals: Table) -> NoiseCovariance:
+        """Measures residuals (n, V) of held-out trials, whose mean is taken to be 0; an array, or what makes its parts."""
+        n, v = residuals.shape
+        scale = np.empty(v)
+        for part in parts(v, n):
+            x = np.asarray(residuals[:, part], dtype=np.float64)
+            scale[part] = np.sqrt(np.einsum("nv,nv->v", x, x) / n)
         scale = np.where(scale > TINY * max(float(scale.max(initial=0.0)), TINY), scale, 1.0)
-        z = x / scale
-        gram = _gram(z)
-        shrinkage = max(ledoit_wolf(z, gram), TINY)  # with as few trials as one, never without
-        squares, vectors = _right_singular(z, gram)
-        return cls(scale, shrinkage, vectors, (1 - shrinkage) * squares / len(z))
+        gram, lengths = _gram(residuals, scale)
+        shrinkage = max(ledoit_wolf(gram, lengths, v), TINY)  # with as few trials as one, never without
+        squares, vectors = decompose(gram, TINY**2)
+        del gram
+        if n <= v:
+            left, vectors = vectors / np.sqrt(squares), np.empty((v, len(squares)))
+            for part in parts(v, n):
+                vectors[part] = (residuals[:, part] / scale[part]).T @ left
+        return cls(scale, shrinkage, np.ascontiguousarray(vectors), (1 - shrinkage) * squares / n)
 
     def squared_distances(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Mahalanobis distances (x - y)^T Sigma^-1 (x - y) of rows x (m, V) and y (k, V): (m, k)."""
-        inner = self._whitened(x) @ self._scaled(y).T
-        own = np.einsum("mv,mv->m", self._whitened(x), self._scaled(x))
+        white = self._whitened(x)
+        inner = white @ self._scaled(y).T
+        own = np.einsum("mv,mv->m", white, self._scaled(x))
         other = np.einsum("kv,kv->k", self._whitened(y), self._scaled(y))
         return np.maximum(own[:, None] + other - 2 * inner, 0.0)
 
@@ -70,30 +80,28 @@ class NoiseCovariance:
         return (z - ((z @ self.vectors) * share) @ self.vectors.T) / self.shrinkage
 
 
-def ledoit_wolf(z: np.ndarray, gram: np.ndarray | None = None) -> float:
+def ledoit_wolf(gram: np.ndarray, lengths: np.ndarray, num_voxels: int) -> float:
     """The shrinkage in 0..1 of the second moment of rows z (n, V), mean 0, towards a multiple of the identity.
 
-    gram: z z^T or z^T z where it is at hand; both have the same sum of squares.
+    gram: z z^T or z^T z, both have the same sum of squares; the lower triangle of it. lengths: (n,) squared, of the rows.
     """
-    n, v = z.shape
-    gram = _gram(z) if gram is None else gram
-    mu = float(np.trace(gram)) / (n * v)
-    squares = float(np.vdot(gram, gram))
+    n, v = len(lengths), num_voxels
+    diagonal = gram.diagonal()
+    mu = float(diagonal.sum()) / (n * v)
+    squares = 2 * float(np.vdot(gram.T, gram.T)) - float(diagonal @ diagonal)
     distance = squares / n**2 - v * mu**2  # |S - mu I|^2
     # mean over trials of |z_i z_i^T - S|^2, over n: how far S itself scatters
-    lengths = np.einsum("nv,nv->n", z, z)
     scatter = (float((lengths**2).sum()) / n - squares / n**2) / n
     return min(max(scatter / distance, 0.0), 1.0) if distance > 0 else 1.0
 
 
-def _gram(z: np.ndarray) -> np.ndarray:
-    """The smaller of z z^T (n, n) and z^T z (V, V)."""
-    return z @ z.T if len(z) <= z.shape[1] else z.T @ z
-
-
-def _right_singular(z: np.ndarray, gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Squared singular values (r,) and right singular vectors (V, r) of z (n, V), through its `_gram`."""
-    squares, vectors = np.linalg.eigh(gram)
-    keep = squares > TINY**2 * max(float(squares[-1]), TINY)
-    squares, vectors = squares[keep], vectors[:, keep]
-    return squares, z.T @ vectors / np.sqrt(squares) if len(z) <= z.shape[1] else vectors
+def _gram(residuals: Table, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The lower triangle of the smaller of z z^T (n, n) and z^T z (V, V), z = residuals / scale; squared lengths (n,) of z."""
+    n, v = residuals.shape
+    gram, lengths = zeros(min(n, v)), np.zeros(n)
+    for part in parts(v, n) if n <= v else parts(n, v):
+        rows, voxels = (slice(n), part) if n <= v else (part, slice(v))
+        z = np.asarray(residuals[rows, voxels], dtype=np.float64) / scale[voxels]
+        lengths[rows] += np.einsum("nv,nv->n", z, z)
+        add(gram, z.T if n <= v else z)
+    return gram, lengths

@@ -15,18 +15,20 @@ from cadiff.priors.images import load_images
 
 
 def first_side(dataset: BrainDataset, stimulus_ids: Sequence[str]) -> int:
-    """The side in pixels that pictures are brought to where nobody names one: the height of the first."""
-    return dataset.image(stimulus_ids[0]).shape[0]
+    """The side in pixels that pictures are brought to where nobody names one: the shorter of the first."""
+    return min(dataset.image(stimulus_ids[0]).shape[:2])
 
 
 def common_side(dataset: BrainDataset, stimulus_ids: Sequence[str], size: int | None = None) -> int | None:
     """The side that pictures have to be brought to before they fit into one array.
 
-    `size` where it is given; None where they are all of one size, and stay as they are; else `first_side`.
+    `size` where it is given; None where they are all squares of one size, and stay as they are; else `first_side`.
     """
-    if size is not None or len({_extent(dataset, name) for name in stimulus_ids}) < 2:
+    if size is not None:
         return size
-    return first_side(dataset, stimulus_ids)
+    extents = {_extent(dataset, name) for name in stimulus_ids}
+    alike = len(extents) < 2 and all(wide == high for wide, high in extents)
+    return None if alike else first_side(dataset, stimulus_ids)
 
 
 def shown_pictures(dataset: BrainDataset, stimulus_ids: Sequence[str], size: int | None = None) -> np.ndarray:

@@ -119,6 +119,8 @@ class SsAe:
         decoder = _decoder(config, preprocessor.num_voxels, state.config["size"])
         decoder.load_state_dict(_below("decoder.", state.tensors))
         decoder.eval().requires_grad_(False)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        cast(Any, decoder).to(device, memory_format=torch.channels_last)  # as it was trained
         return cls(config, preprocessor, decoder, state.config["size"], state.config["about"])
 
 

@@ -1,9 +1,10 @@
 """Ridge from betas to principal components of what the stimuli look like, one row a stimulus instead of one a trial.
 
-The components are those of the trials' targets, in which a stimulus counts as often as it was shown. With C the trials of each
-of u stimuli and X their targets (u, D), they are the eigenvectors of (X - m)^T C (X - m); these come from the smaller of that
-matrix and of C^1/2 (X - m) (X - m)^T C^1/2 (Turk & Pentland 1991, J. Cognitive Neuroscience 3:71, eq. 6), which is summed over
-slices of X, so that nothing of X's size is ever in memory in float64.
+The components are those of the trials' targets, so a stimulus counts as often as it was shown: trials are the rows of the
+regression too, and no other k directions keep as much of what it is to explain. With equal repeats they are those of the stimuli.
+With C the trials of each of u stimuli and X their targets (u, D), they are the eigenvectors of (X - m)^T C (X - m); these come
+from the smaller of that matrix and of C^1/2 (X - m) (X - m)^T C^1/2 (Turk & Pentland 1991, J. Cognitive Neuroscience 3:71,
+eq. 6), which is summed over slices of X, so that nothing of X's size is ever in memory in float64.
 
 Letters in shapes: n trials, V voxels, u stimuli, D numbers of a target, k components.
 """
@@ -11,12 +12,12 @@ Letters in shapes: n trials, V voxels, u stimuli, D numbers of a target, k compo
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cadiff.diffuse.start import LatentStart
 from cadiff.encoding.ridge import RidgeFit, fit_ridge
 from cadiff.errors import DataError
 
@@ -26,23 +27,36 @@ TINY = 1e-12
 """Squared singular values below this share of the largest are rounding."""
 
 
+class LowRank(NamedTuple):
+    """targets = betas @ weight @ components + bias, float32."""
+
+    weight: Tensor
+    """(V, k)."""
+    components: Tensor
+    """(k, D)."""
+    bias: Tensor
+    """(D,)."""
+    mean: Tensor
+    """(D,): of the trials' targets."""
+
+
 def fit_components(
     betas: Tensor,
     targets: np.ndarray,
-    which: Tensor,
     ids: Sequence[str],
+    which: Tensor | None = None,
     *,
     scale: float = 1.0,
     num_components: int | None = None,
     seed: int = 0,
     per_target: bool = False,
-) -> tuple[LatentStart, RidgeFit]:
-    """What `LatentStart.fit` finds with `targets[which] * scale`, without a copy for every trial.
+) -> tuple[LowRank, RidgeFit]:
+    """Fits ridge from betas to the components of `targets[which] * scale`, without a copy for every trial.
 
     Args:
         betas: (n, V) preprocessed betas.
-        targets: (u, ...) of the distinct stimuli, of any type. which: (n,) the stimulus of each trial.
-        ids: (n,) its name.
+        targets: (u, ...) of the distinct stimuli, of any type; of the trials (n, ...) without `which`.
+        ids: (n,) the stimulus of each trial. which: (n,) its row of `targets`.
         scale: factor of the targets.
         num_components: k; all when absent. Those without any variance are left out.
         seed, per_target: see `fit_ridge`.
@@ -50,6 +64,7 @@ def fit_components(
     Raises:
         DataError: one stimulus, or targets that are all the same.
     """
+    which = torch.arange(len(targets)) if which is None else which
     flat = targets.reshape(len(targets), -1)
     shown = torch.bincount(which, minlength=len(flat)).double().numpy()
     mean = np.empty(flat.shape[1])
@@ -72,7 +87,7 @@ def fit_components(
     squares, vectors = np.linalg.eigh(gram)
     order = np.argsort(squares)[::-1][: num_components or None]
     order = order[squares[order] > TINY * max(squares[-1], TINY)]
-    if not len(order) and len(flat) > 1:
+    if not len(order) and len(set(ids)) > 1:
         raise DataError("All training pictures are the same: ridge regression has nothing to tell apart.")
     lengths, vectors = np.sqrt(squares[order]), vectors[:, order]
     del gram
@@ -88,7 +103,7 @@ def fit_components(
         components[:, part] = exact
         bias[part] = mean[part] + offset @ exact
     learnt = (components, bias, mean.astype(np.float32))
-    return LatentStart(ridge.weight, *(torch.from_numpy(array) for array in learnt)), ridge
+    return LowRank(ridge.weight, *(torch.from_numpy(array) for array in learnt)), ridge
 
 
 def _slices(flat: np.ndarray) -> Iterator[slice]:
