@@ -167,13 +167,37 @@ def test_resampled_means_are_those_of_a_bootstrap():
     )  # images, and who is drawn
 
 
+def test_what_a_perfect_order_would_reach_is_what_it_reaches(score):
+    """With the published numbers in the measured order, the attainable correlation is the mean of the drawn ones."""
+    noises = {"a": 0.2, "b": 0.5, "c": 0.55, "d": 0.6}
+    measured = {name: [score(name, "s1", 0, brain=noise)] for name, noise in noises.items()}
+    plain = cross(
+        [System(name, runs, published={"": 1.0 + k}) for k, (name, runs) in enumerate(measured.items())]
+    )
+    ranks = {point["system"]: point["measured"] for point in plain["order"]["points"]}
+    order = cross([System(name, runs, published={"": ranks[name]}) for name, runs in measured.items()])[
+        "order"
+    ]
+    assert order["rho"] == pytest.approx(1)
+    low, high = order["resampled"]
+    assert low <= order["attainable"] <= high <= 1
+    assert order["attainable"] < 0.999  # rows this close change places from draw to draw
+
+
 def test_the_published_order_by_row_and_by_subject(score):
     rows = [("a", 0.2, 3.0), ("b", 0.5, 2.0), ("c", 0.9, 1.0)]
     systems = [
         System(name, [score(name, "s1", 0, brain=noise)], published={"": n}) for name, noise, n in rows
     ]
     order = cross(systems)["order"]
-    assert order["rho"] == pytest.approx(1) and order["num"] == 3 and order["ci95"][0] <= 1
+    assert order["rho"] == pytest.approx(1) and order["num"] == 3 and order["resampled"][0] <= 1
+    upside_down = [
+        System(s.name, s.measured, published={"": n}) for s, n in zip(systems, (1.0, 2.0, 3.0), strict=True)
+    ]
+    reverse = cross(upside_down)["order"]
+    assert reverse["rho"] == pytest.approx(-1)
+    # what these scores could reach does not depend on how they lie now, but for what rows have in common
+    assert reverse["attainable"] == pytest.approx(order["attainable"], abs=0.1)
     assert cross(systems[:2])["order"] is None
     people = [
         score("d", subject, 0, brain=noise) for subject, noise in (("s1", 0.2), ("s2", 0.9), ("s3", 0.5))

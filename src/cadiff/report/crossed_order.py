@@ -1,4 +1,9 @@
-"""Do the systems come in the published order? Spearman's rank correlation, with an interval over images and subjects."""
+"""Do the systems come in the published order? Spearman's rank correlation, and what it could have been with these images.
+
+Resampled ranks are those of means with the noise of the images added once more, which draws a rank correlation towards 0:
+their range is no confidence interval (where the true one is .6 it covers it in a third of cases). What they can tell is how
+far the order could have come out at all, so that is reported beside them.
+"""
 
 from __future__ import annotations
 
@@ -22,40 +27,38 @@ def published_order(
 ) -> dict[str, Any] | None:
     """Published numbers (higher is better) against measured ones; None with fewer than `FEWEST` points.
 
-    A point is a system, or a system on one subject where numbers were published by subject. The interval is the bootstrap's:
-    images are drawn anew for all points at once, and subjects too where a point is a mean over several. p is of a random
-    order of the published numbers, two-sided.
+    A point is a system, or a system on one subject where numbers were published by subject. Images are drawn anew for all
+    points at once, and subjects too where a point is a mean over several. p is of a random order of the published numbers,
+    two-sided.
 
-    Returns a dict of rho, ci95, p, num and points (system, subject, published, measured).
+    Returns a dict of rho, p, num, points (system, subject, published, measured), `resampled`, the 2.5 and 97.5 % quantiles of
+    rho over the draws, and `attainable`: rho on average over the draws if the same measured scores came in the published
+    order. The scores are spread by noise as well, so true ones in that order would reach less.
     """
     points: list[tuple[str, str | None, float, ScoreTable]] = []
     for system in systems:
         for subject, number in system.published.items():
-            measured = [one for one in system.measured if subject in ("", one.subject)]
-            table = scores.table(measured, None, metric)
+            runs = [one for one in system.measured if subject in ("", one.subject)]
+            table = scores.table(runs, None, metric)
             if table is not None:
                 points.append((system.name, subject or None, float(number), table))
     if len(points) < FEWEST:
         return None
     published = np.array([point[2] for point in points]) * (1 if higher else -1)
     draws = resampled_means([point[3] for point in points], num_draws, seed)
-    measured = [mean_of(point[3]) for point in points]
-    found = spearman(published, draws)
-    low, high = (
-        np.quantile(found[np.isfinite(found)], [0.025, 0.975])
-        if np.isfinite(found).any()
-        else (np.nan, np.nan)
-    )
-    rho = float(spearman(published, np.array([measured]))[0])
+    measured = np.array([mean_of(point[3]) for point in points])
+    in_order = np.sort(measured)[np.argsort(np.argsort(published, kind="stable"))]
+    found, best = (spearman(published, means) for means in (draws, draws - measured + in_order))
+    found, best = found[np.isfinite(found)], best[np.isfinite(best)]
+    rho = float(spearman(published, measured[None])[0])
     return {
         "rho": rho if np.isfinite(rho) else None,
-        "ci95": [float(low), float(high)] if np.isfinite(low) else None,
-        "p": order_p(published, np.array(measured), num_draws=num_draws, seed=seed)
-        if np.isfinite(rho)
-        else None,
+        "resampled": [float(end) for end in np.quantile(found, [0.025, 0.975])] if len(found) else None,
+        "attainable": float(best.mean()) if len(best) else None,
+        "p": order_p(published, measured, num_draws=num_draws, seed=seed) if np.isfinite(rho) else None,
         "num": len(points),
         "points": [
-            {"system": name, "subject": subject, "published": number, "measured": value}
+            {"system": name, "subject": subject, "published": number, "measured": float(value)}
             for (name, subject, number, _), value in zip(points, measured, strict=True)
         ],
     }
