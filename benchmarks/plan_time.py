@@ -59,7 +59,7 @@ def main() -> None:
         print(describe(machine))
         record = Record(machine, "demo", versions())
         amounts = find_amounts(configs, simulated=True)
-        times = plan_times(planned, stages, models, amounts, machine, bf16=False)
+        times = plan_times(planned, stages, models, amounts, machine)
         predicted = {found.stage: found for found in times}
         print(
             "\n| stage | op by op, ms a sample | planned | measured | measured / planned |\n|---|---|---|---|---|"

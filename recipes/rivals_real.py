@@ -57,6 +57,7 @@ DC_LDM: digit69.Changes = {
 TUNED: dict[str, digit69.Changes] = {
     "DC-LDM": DC_LDM,
     "DC-LDM with the two ridge starts": {**DC_LDM, "diffuse": ("sparsify_rate=0",)},
+    "cadiff without the two ridge starts": {"diffuse": ("label_start=false", "latent_start=0")},
     "cadiff": {},
 }
 Scores = dict[str, dict[str, np.ndarray]]

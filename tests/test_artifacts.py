@@ -1,11 +1,20 @@
 """Self-describing folders: round trip, atomicity, and what damage looks like."""
 
 import json
+import shlex
 
 import pytest
 import torch
 
-from cadiff.artifacts import atomic_path, folder_digest, load_artifact, new_folder, provenance, save_artifact
+from cadiff.artifacts import (
+    atomic_path,
+    folder_digest,
+    load_artifact,
+    made_by,
+    new_folder,
+    provenance,
+    save_artifact,
+)
 from cadiff.errors import ArtifactError
 
 WEIGHTS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, 2])}
@@ -30,6 +39,16 @@ def test_provenance_names_versions_command_and_seed(artifact):
     assert found["seed"] == 1
     assert {"python", "torch"} <= found["versions"].keys()
     assert "command" in found
+
+
+@pytest.mark.parametrize("program", ["/somewhere/bin/cadiff", "/somewhere/cadiff/__main__.py"])
+def test_the_command_on_record_can_be_run_as_it_stands(monkeypatch, program):
+    arguments = ["baseline", "bayes", "my data", "--set", "controls=[prior_only, shuffled]"]
+    monkeypatch.setattr("sys.argv", [program, *arguments])
+    assert shlex.split(provenance()["command"]) == ["cadiff", *arguments]
+    with made_by("cadiff sweep t.yaml --out o  # a/b-seed-0"):
+        assert provenance()["command"] == "cadiff sweep t.yaml --out o  # a/b-seed-0"
+    assert shlex.split(provenance()["command"]) == ["cadiff", *arguments]
 
 
 def test_an_existing_folder_is_never_overwritten(artifact):
@@ -88,6 +107,36 @@ def test_the_digest_sees_names_and_bytes(tmp_path):
     first = folder_digest(tmp_path / "a")
     (tmp_path / "a" / "x").rename(tmp_path / "a" / "y")
     assert folder_digest(tmp_path / "a") != first
+
+
+def test_the_digest_sees_what_lies_behind_a_link_and_not_that_it_is_one(tmp_path):
+    for folder in ("here/deep", "away"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "x").write_text("1")
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "deep").symlink_to(tmp_path / "away")
+    first = folder_digest(tmp_path / "linked")
+    assert first == folder_digest(tmp_path / "here")
+    (tmp_path / "linked" / "again").symlink_to(tmp_path / "linked" / "deep")  # twice the same is no circle
+    assert folder_digest(tmp_path / "linked") != first
+    (tmp_path / "linked" / "again").unlink()
+    (tmp_path / "linked" / "gone").symlink_to(tmp_path / "nowhere")
+    assert folder_digest(tmp_path / "linked") == first
+    (tmp_path / "away" / "x").write_text("2")
+    assert folder_digest(tmp_path / "linked") != first
+
+
+def test_links_that_go_round_in_circles_are_one_sentence(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "itself").symlink_to("itself")  # leads nowhere
+    assert (
+        folder_digest(tmp_path / "a")
+        == folder_digest(tmp_path / "a" / "b")
+        == folder_digest(tmp_path / "none")
+    )
+    (tmp_path / "a" / "b" / "up").symlink_to(tmp_path / "a")
+    with pytest.raises(ArtifactError, match=r"a/b/up links to .*/a, which it lies in.*remove the link"):
+        folder_digest(tmp_path / "a")
 
 
 def test_a_digest_of_weights_and_settings_ignores_what_is_beside_them(artifact):

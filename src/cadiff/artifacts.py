@@ -11,11 +11,13 @@ import hashlib
 import json
 import os
 import platform
+import shlex
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = 1
+COMMAND: ContextVar[str | None] = ContextVar("command", default=None)
+"""What the user typed, where this process was started by another one."""
 LIBRARIES = ("numpy", "torch", "diffusers", "transformers", "accelerate", "safetensors")
 
 
@@ -108,9 +112,26 @@ def sha256_file(path: Path) -> str:
 
 
 def folder_checksums(folder: Path) -> dict[str, str]:
-    """Relative path -> SHA-256 for every file below `folder` but `checksums.json`."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "checksums.json")
-    return {p.relative_to(folder).as_posix(): sha256_file(p) for p in files}
+    """Relative path -> SHA-256 for every file below `folder` but `checksums.json`, also behind links.
+
+    Raises:
+        ArtifactError: links that go round in circles.
+    """
+    files = sorted(path for path in _files(folder) if path.name != "checksums.json")
+    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
+
+
+def _files(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    real = folder.resolve()
+    if real in above:
+        raise ArtifactError(
+            f"{folder} links to {real}, which it lies in, so there is no end to what it holds: remove the link."
+        )
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.is_dir():
+            yield from _files(path, (*above, real))
+        elif path.is_file():
+            yield path
 
 
 def folder_digest(folder: Path, suffixes: tuple[str, ...] | None = None) -> str:
@@ -134,13 +155,28 @@ def provenance(**extra: Any) -> dict[str, Any]:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
     return {
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": command,
+        "command": COMMAND.get() or _command_line(),
         "versions": versions,
         **extra,
     }
+
+
+@contextmanager
+def made_by(command: str | None) -> Iterator[None]:
+    """Within the block this is the command of every `provenance`; None for that of this process."""
+    token = COMMAND.set(command)
+    try:
+        yield
+    finally:
+        COMMAND.reset(token)
+
+
+def _command_line() -> str:
+    program = Path(sys.argv[0])
+    name = program.parent.name if program.name == "__main__.py" else program.name  # python -m cadiff
+    return shlex.join([name, *sys.argv[1:]])
 
 
 def save_artifact(

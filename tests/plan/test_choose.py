@@ -51,6 +51,31 @@ def test_the_real_stages_keep_their_batches_without_a_limit(configs, models):
     assert all(part.memory > CONTEXT + OVERHEAD * 4 * part.parameters for part in plan)
 
 
+@pytest.mark.parametrize(
+    ("asked", "device", "multiplies", "bf16"),
+    [
+        ("native", "cpu", True, True),
+        ("native", "cpu", False, False),
+        ("native", "cuda", False, True),
+        ("auto", "cpu", True, False),
+        ("bf16", "cpu", False, True),
+        ("fp32", "cuda", True, False),
+    ],
+)
+def test_a_stage_is_counted_in_the_precision_that_it_will_run_in(
+    asked, device, multiplies, bf16, configs, models, counted, monkeypatch
+):
+    monkeypatch.setattr("cadiff.diffuse.precision.has_bf16", lambda: multiplies)
+    drawn = configs["reconstruct"].model_copy(update={"precision": asked})
+    tuned = configs["diffuse"].fit.model_copy(update={"precision": "fp32"})
+    tuned = configs["diffuse"].model_copy(update={"fit": tuned})
+    changed = {**configs, "reconstruct": drawn, "diffuse": tuned}
+    plan = {part.stage: part.bf16 for part in plan_stages(changed, models, device=device)}
+    on_gpu = device == "cuda"
+    assert plan == {"contrast": on_gpu, "attend": on_gpu, "diffuse": False, "reconstruct": bf16}
+    assert {part.bf16 for part in plan_stages(changed, models, device=device, bf16=True)} == {True}
+
+
 def test_on_a_small_card_a_batch_is_taken_in_equal_parts(configs, models, counted):
     plan = {part.stage: part for part in plan_stages(configs, models, vram=gib(64))}
     assert plan["contrast"].batch_size == 64 and plan["reconstruct"].batch_size == 48

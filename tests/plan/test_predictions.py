@@ -79,7 +79,7 @@ def test_each_demo_stage_on_a_processor_is_predicted_without_having_been_measure
     models = find_models(configs)
     stages = plan_stages(configs, models, bf16=False)
     amounts = Amounts(None, None, None)
-    times = plan_times(configs, stages, models, amounts, record.machine, bf16=False)
+    times = plan_times(configs, stages, models, amounts, record.machine)
     assert {found.efficiency.source for found in times} == {"assumed"}
     measured = {found.stage: found for found in record.measurements}
     assert measured.keys() == STEPS.keys()

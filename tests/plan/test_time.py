@@ -14,7 +14,7 @@ from cadiff.plan import Amounts, Efficiency, Models, find_amounts, find_machine,
 from cadiff.plan.cost import Cost
 from cadiff.plan.machines import KNOWN, Machine, measure_machine
 from cadiff.plan.memory import Step
-from cadiff.plan.stages import STEPS
+from cadiff.plan.stages import STEPS, decoder_step
 from cadiff.plan.time import ASSUMED, drawing_cost, nearest
 
 SLOW = Machine("slow", bf16=1e9, tf32=1e9, fp32=1e9, bandwidth=1e12, launch=0.0)
@@ -40,7 +40,7 @@ def stages(configs, models):
 def times(configs, stages, models, machine=SLOW, efficiencies=(), drawing=False):
     """By stage; without `drawing`, whose counting takes longest, only of those that train."""
     stages = [stage for stage in stages if drawing or stage.stage != "reconstruct"]
-    found = plan_times(configs, stages, models, AMOUNTS, machine, efficiencies, bf16=False)
+    found = plan_times(configs, stages, models, AMOUNTS, machine, efficiencies)
     return {time.stage: time for time in found}
 
 
@@ -83,6 +83,22 @@ def test_pictures_are_conditions_of_stimuli_and_their_time_is_calls_and_decoding
     ).flops
     assert more - fewer == pytest.approx((fewer - one_step) * 20 / 19)
     assert found.step_s == pytest.approx(fewer / 1e9 / batch / ASSUMED, rel=0.01)
+
+
+def test_drawing_in_bf16_is_counted_at_the_rate_of_bf16(configs, stages, models):
+    few = {**configs, "reconstruct": configs["reconstruct"].model_copy(update={"num_inference_steps": 4})}
+    quick = replace(SLOW, bf16=100e9)
+    one = [replace(stage, batch_size=1) for stage in stages]
+    single = times(few, one, models, quick, drawing=True)["reconstruct"].step_s
+    half = times(few, [replace(stage, bf16=True) for stage in one], models, quick, drawing=True)
+    assert half["reconstruct"].step_s < 0.8 * single
+
+
+def test_pictures_are_decoded_in_the_precision_of_drawing(configs, models):
+    counted = [decoder_step(configs["reconstruct"], models, 1, bf16=bf16).cost for bf16 in (False, True)]
+    assert counted[1].flops == counted[0].flops
+    quick = replace(SLOW, bf16=100e9)
+    assert quick.op_by_op(counted[1]) < 0.1 * quick.op_by_op(counted[0])
 
 
 def test_epochs_are_counted_in_the_trials_there_are(configs):

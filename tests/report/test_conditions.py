@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from cadiff.artifacts import read_json, write_json
-from cadiff.report import conditions
+from cadiff.evaluate import EvaluateConfig, evaluate
+from cadiff.report import conditions, report
 from cadiff.report.inputs import open_evaluated
 
 
@@ -27,6 +28,23 @@ def test_every_known_condition_is_explained(rich_evaluation):
         for name in names:
             assert conditions.meaning(evaluated, name, group), name
             assert "{" not in conditions.meaning(evaluated, name, group)
+
+
+def test_as_many_training_pictures_are_told_as_there_were(
+    write_reconstructions, linear_brain, tmp_path, open_page
+):
+    """Two hundred are asked for by default, and this brain has seen 30 pictures."""
+    config = EvaluateConfig(judge=None, num_bootstrap=200)
+    folder = write_reconstructions(brain=0.3, prior_only=1.0)
+    made = evaluate(config, folder, linear_brain, tmp_path / "evaluation")
+    page = open_page(report(made, tmp_path / "page.html"))
+    assert "the mean of 30 training pictures for every stimulus" in page.text
+    assert "drawn at random; exact mean over 30, for SSIM over 8 of them" in page.text
+    scores = read_json(made / "evaluation.json")
+    scores["stimuli"].pop("training_pictures")  # as records were before 2026-11-23
+    write_json(made / "evaluation.json", scores)
+    old = open_page(report(made, tmp_path / "old.html"))
+    assert "the mean of at most 200 training pictures for every stimulus" in old.text
 
 
 def test_a_group_without_the_name_brain(evaluation):

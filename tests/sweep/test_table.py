@@ -1,7 +1,7 @@
 """TABLE.yaml: what becomes of rows, grids, seeds and subjects; and every mistake is one sentence with its row and line."""
 
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
@@ -10,7 +10,7 @@ from cadiff.errors import UserError
 from cadiff.experiments import STAGES, stage_config
 from cadiff.experiments.steps import LOCAL
 from cadiff.sweep.cells import Given, expand
-from cadiff.sweep.plan import _configs, plan_cells
+from cadiff.sweep.plan import _configs, plan_cells, restored
 from cadiff.sweep.table import read_table, shipped_tables
 
 
@@ -97,6 +97,7 @@ def test_datasets_of_subjects_by_name(write, tmp_path):
             "{name: b, set: {reconstruct.rerank_features: ['x=no/x']}}",
             "reconstruct.rerank_features names no/x, and",
         ),
+        ("{name: b, set: {reconstruct.rerank_features: [gabr]}}", "no feature space 'gabr'"),
         ("{name: b, baseline: bayes, set: {simulate.images: nowhere}}", "simulate.images names nowhere, and"),
         ("{name: a}", "there is such a row already"),
         ("{name: b, preset: paper/god-sub-03}", "is about real data"),
@@ -200,7 +201,7 @@ def test_every_setting_that_is_text_is_known_as_a_path_or_as_a_word():
                     yield from texts(part)
 
     steps = [stage_config(stage, None) for stage in STAGES if stage != "prior"]
-    assert {name for config in steps for name in texts(type(config))} == words | {*LOCAL} - {"features"}
+    assert {name for config in steps for name in texts(type(config))} == words | {*LOCAL} - {"options"}
 
 
 def test_a_folder_that_is_called_like_a_word_of_the_settings_is_no_path(write, made, tmp_path, monkeypatch):
@@ -214,6 +215,71 @@ def test_a_folder_that_is_called_like_a_word_of_the_settings_is_no_path(write, m
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_text("anything")
     assert plan_cells(cells_of(table, set=given))[0][0].keys == before
+
+
+def test_a_word_among_a_baselines_options_wins_over_a_folder_of_its_name(write, made, tmp_path, monkeypatch):
+    options = ["images: training", "images: prior, prior: shipped, output: map, fit: pad", "features: gabor"]
+    options += ["features: [gabor, pixels]"]
+    rows = "".join(f"  - {{name: r{i}, baseline: bayes, options: {{{o}}}}}\n" for i, o in enumerate(options))
+    rows += "  - {name: gan, baseline: ic-gan, options: {generator: somewhere, matching: training, noise: drawn}}\n"
+    rows += "  - {name: label, baseline: ridge-label, options: {scheduler: ddim}}\n"
+    monkeypatch.chdir(tmp_path)
+
+    def plans():
+        return plan_cells(cells_of(write(f"rows:\n{rows}")))[0]
+
+    before = plans()
+    for name in ("training", "prior", "shipped", "map", "pad", "gabor", "pixels", "drawn", "ddim"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text("anything")
+    assert [one.keys for one in plans()] == [one.keys for one in before]
+    (tmp_path / "somewhere").mkdir()
+    (tmp_path / "somewhere" / "file").write_text("a generator")
+    assert [i for i, one in enumerate(plans()) if one.keys != before[i].keys] == [len(options)]
+
+
+def test_a_folder_that_is_called_like_a_word_is_given_with_its_place(write, made, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "training").mkdir()
+
+    def planned(content):
+        (tmp_path / "training" / "file").write_text(content)
+        rows = "rows:\n  - {name: a, baseline: bayes, options: {images: ./training}}\n"
+        return plan_cells(cells_of(write(rows)))[0][0]
+
+    first, other = planned("same"), planned("other")
+    assert first.keys["reconstruct"] != other.keys["reconstruct"]
+    given: dict[str, Any] = {}
+    monkeypatch.setattr("cadiff.baselines.stage.run_baseline", lambda *a, **options: given.update(options))
+    steps, _ = restored(first.as_json())
+    step = next(step for step in steps if step.kind == "baseline")
+    step.run({"simulate": tmp_path}, tmp_path / "out", False)
+    assert given["images"] == "./training"  # the bare word would be the pictures of the training trials
+
+
+def test_a_text_option_of_anyones_own_baseline_may_be_a_file(write, made, tmp_path, monkeypatch):
+    (tmp_path / "own_words.py").write_text(
+        "from __future__ import annotations\nfrom typing import Literal\n\n\nclass Own:\n    @classmethod\n"
+        "    def fit(cls, dataset: Dataset, rows, *, weights: str = 'usual', how: Literal['fast'] = 'fast', **more): ...\n"
+        "    def reconstruct(self, betas, *, stimulus_ids, repeats): ...\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for name in ("weights", "usual", "further"):
+        (tmp_path / name).write_text("first")
+    rows = "rows:\n  - {name: a, baseline: 'own_words:Own', options: {%s}}\n"
+
+    def key(options):
+        return plan_cells(cells_of(write(rows % options)))[0][0].keys["reconstruct"]
+
+    for options, is_file in (
+        ("weights: weights", True),
+        ("further: further", True),
+        ("weights: usual", False),
+    ):
+        before = key(options)
+        (tmp_path / options.partition(": ")[2]).write_text("other")
+        assert (key(options) != before) == is_file, options
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,8 @@ def plan(
     precision: Annotated[
         Literal["bf16", "fp32"] | None,
         typer.Option(
-            help="Of matrix products; by default bf16, as on a GPU, or fp32 for a CPU.", show_default=False
+            help="Of matrix products; by default what the settings of each stage come to on such a machine.",
+            show_default=False,
         ),
     ] = None,
     protocol: Protocol = None,
@@ -75,15 +76,15 @@ def plan(
     configs = preset_configs(preset, set_ or [], protocol)
     folders = [dataset] if dataset else []
     models = find_models(configs, folders, prior=prior, image_mae=prior)
-    on_cpu = machine is not None and machine.on_cpu
-    bf16 = not on_cpu if precision is None else precision == "bf16"
-    stages = plan_stages(configs, models, vram=vram, bf16=bf16)
+    device = "cuda" if machine is None else machine.device
+    bf16 = None if precision is None else precision == "bf16"
+    stages = plan_stages(configs, models, vram=vram, bf16=bf16, device=device)
     if machine is None:
         return show(stages, vram)
     simulated = dataset is None and "simulate" in load_preset(preset, protocol)
     amounts = find_amounts(configs, dataset, corpus or [], simulated=simulated)
     known = [] if record is None else efficiencies(record)
-    show(stages, vram, machine, plan_times(configs, stages, models, amounts, machine, known, bf16=bf16))
+    show(stages, vram, machine, plan_times(configs, stages, models, amounts, machine, known))
 
 
 def show(
@@ -114,7 +115,7 @@ def show(
         )
     Console(width=None if sys.stdout.isatty() else WIDTH).print(table)
     limit = "" if vram is None else f" Everything fits into {vram:g} GiB."
-    typer.echo(f"Memory is an estimate, on a GPU, good to about a fifth.{limit}")
+    typer.echo(f"Memory is an estimate, on a GPU, good to about a fifth.{limit} {_products(stages)}")
     if machine is not None:
         typer.echo(_about(machine, times))
 
@@ -126,6 +127,17 @@ def _time(found: StageTime | None) -> list[str]:
     count = "?" if found.count is None else f"{found.count:,}"
     total = "?" if found.total_s is None else duration(found.total_s)
     return [duration(found.step_s), count, total, share]
+
+
+def _products(stages: Sequence[StagePlan]) -> str:
+    """In which numbers the stages multiply."""
+    kinds: dict[str, list[str]] = {}
+    for stage in stages:
+        kinds.setdefault("bf16" if stage.bf16 else "fp32", []).append(stage.stage)
+    if len(kinds) == 1:
+        return f"Matrix products in {next(iter(kinds))}."
+    told = [f"{kind} ({', '.join(names)})" for kind, names in kinds.items()]
+    return f"Matrix products in {', '.join(told)}."
 
 
 def _about(machine: Machine, times: Sequence[StageTime]) -> str:

@@ -46,12 +46,13 @@ LOCAL: dict[str, Callable[[str], str]] = {
     "class_images": lambda text: text,
     "rerank": lambda text: text,
     "rerank_features": lambda text: text.partition("=")[2].removeprefix(TIMM),
-    "features": lambda text: text.partition("=")[2].removeprefix(TIMM),
+    "options": lambda text: text.partition("=")[2].removeprefix(TIMM),
     "classifier": lambda text: text.removeprefix(TIMM),
     "judge": lambda text: text.removeprefix(TIMM),
     "eyes": lambda text: text.removeprefix(TIMM),
 }
-"""Settings, and options of baselines, that may name a file or a folder: what part of their text is the path, "" for none."""
+"""Settings that may name a file or a folder: what part of their text is the path, "" for none. `options` are all of a baseline's
+but those that name one as a whole, which are inputs."""
 
 
 @dataclass(frozen=True)

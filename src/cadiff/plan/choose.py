@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import torch
+
+from cadiff.diffuse.precision import Precision, resolved
 from cadiff.errors import ConfigError
 from cadiff.plan.cost import Cost
 from cadiff.plan.memory import ADAMW, OVERHEAD, Step
@@ -32,10 +35,17 @@ class StagePlan:
     """Bytes, allocator and workspaces included."""
     cost: Cost
     """What one batch has to do."""
+    bf16: bool
+    """Whether matrix products are in bfloat16, else in float32."""
 
 
 def plan_stages(
-    configs: Mapping[str, Any], models: Models, *, vram: float | None = None, bf16: bool = True
+    configs: Mapping[str, Any],
+    models: Models,
+    *,
+    vram: float | None = None,
+    bf16: bool | None = None,
+    device: str = "cuda",
 ) -> list[StagePlan]:
     """Every stage with its batch, made smaller where `vram` asks for it.
 
@@ -43,7 +53,8 @@ def plan_stages(
         configs: settings of the stages by name.
         models: the sizes that do not stand in the settings.
         vram: GiB there are; None: the batches as they are set.
-        bf16: matrix products in bfloat16, as on a GPU.
+        bf16: matrix products in bfloat16; None: each stage as its `precision` says for such a device.
+        device: "cuda" or "cpu", which is this machine's processor.
 
     Batches of `attend` and `diffuse` are split into equal parts whose gradients are added up, which is the same step; those
     of `contrast` are never split, for the others of a batch are its negatives.
@@ -51,7 +62,18 @@ def plan_stages(
     Raises:
         ConfigError: a stage that does not fit, with what would.
     """
-    return [_fit(stage, configs[stage], models, vram, bf16) for stage in STEPS]
+    half = {
+        stage: resolved(asked_precision(configs[stage]), torch.device(device)) == "bf16"
+        if bf16 is None
+        else bf16
+        for stage in STEPS
+    }
+    return [_fit(stage, configs[stage], models, vram, half[stage]) for stage in STEPS]
+
+
+def asked_precision(config: Any) -> Precision:
+    """What the settings of a stage say of its precision."""
+    return config.precision if hasattr(config, "precision") else config.fit.precision
 
 
 def with_plan(configs: Mapping[str, Any], plan: Sequence[StagePlan]) -> dict[str, Any]:
@@ -94,7 +116,8 @@ def _fit(stage: str, config: Any, models: Models, vram: float | None, bf16: bool
     if size is None:
         raise ConfigError(_too_large(stage, config, sizes[0], needed, room))
     step, split = measured(size), 1 if stage == "reconstruct" else config.fit.accumulate * (wanted // size)
-    return StagePlan(stage, step.parameters, step.trained, size, split, memory(step, config), step.cost)
+    needs = memory(step, config)
+    return StagePlan(stage, step.parameters, step.trained, size, split, needs, step.cost, bf16)
 
 
 def _largest(sizes: Sequence[int], needed: Callable[[int], float], room: float) -> int | None:

@@ -65,20 +65,17 @@ def plan_times(
     amounts: Amounts,
     machine: Machine,
     efficiencies: Sequence[Efficiency] = (),
-    *,
-    bf16: bool = True,
 ) -> list[StageTime]:
     """The time of every stage of a plan.
 
     Args:
         configs: settings of the stages by name.
-        stages: the plan, with the batches to take.
+        stages: the plan, with the batches to take and the precision of each.
         models: sizes.
         amounts: how much there is to do.
         machine: its rates.
         efficiencies: measured ones; of a stage, that of the nearest batch is taken, of drawing among those that were compiled
             or not, as this will be.
-        bf16: matrix products in bfloat16.
     """
     found = []
     for stage in stages:
@@ -86,7 +83,7 @@ def plan_times(
         assumed = ASSUMED_ON_CPU if machine.on_cpu else ASSUMED
         compiled = None
         if stage.stage == "reconstruct":
-            batch_s = machine.op_by_op(drawing_cost(config, models, stage.batch_size, bf16=bf16))
+            batch_s = machine.op_by_op(drawing_cost(config, models, stage.batch_size, bf16=stage.bf16))
             seconds, count = batch_s / stage.batch_size, amounts.pictures(config)
             much = count is None or count * drawing_calls(config) >= COMPILED  # as `cadiff.diffuse.drawing`
             compiled = (much and not machine.on_cpu) if config.compile is None else config.compile
@@ -103,7 +100,7 @@ def plan_times(
 def drawing_cost(config: Any, models: Models, batch: int, *, bf16: bool) -> Cost:
     """What a batch of pictures costs: every call of the network, and the decoding."""
     calls = sampler_step(config, models, batch, bf16=bf16).cost * drawing_calls(config)
-    return calls + decoder_step(config, models, batch).cost
+    return calls + decoder_step(config, models, batch, bf16=bf16).cost
 
 
 def drawing_calls(config: Any) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from cadiff.evaluate import summary
+from cadiff.evaluate.controls import SSIM_CANDIDATES
 from cadiff.report import facts
 from cadiff.report.charts import interval_row, shares
 from cadiff.report.figures import Scale, axis, score_ticks, tick_texts
@@ -33,9 +34,10 @@ VARIANTS = Group("variant", "Parts of the brain", "the same system, told less")
 MEANINGS = {
     "prior_only": "the same generator and noise without a brain: what it draws unasked",
     "shuffled": "the same system, shown the responses to another image",
-    "permutation": "the brain's own pictures, each given to another stimulus: exact mean over all wrong pairs",
+    "permutation": "the brain's own pictures, each given to another stimulus: exact mean over all wrong pairs, for SSIM "
+    "over some",
     "mean_image": "the mean of {count} training pictures for every stimulus",
-    "random_train": "a training picture drawn at random; exact mean over {count}",
+    "random_train": "a training picture drawn at random; exact mean over {count}, for SSIM over {ssim} of them",
     "constant_train": "one training picture for every stimulus, the best one on other training pictures",
     "constant_test": "one training picture for every stimulus, the best one on the test set: how far the metric can be gamed",
     "coarse_category": "any training picture of the right one among nine coarse categories: how far a rough idea gets",
@@ -93,8 +95,10 @@ def meaning(evaluated: Evaluated, name: str, group: Group) -> str:
         repeats = evaluated.repeats
         mean = f", the mean of {facts.plural(repeats, 'presentation')}" if repeats and repeats > 1 else ""
         return f"{drawn} drawn from the responses to each stimulus{mean}"
-    count = facts.plural(int(evaluated.scores["config"].get("train_pictures") or 0), "picture").split()[0]
-    return MEANINGS.get(name, "").format(count=count)
+    there = evaluated.scores["stimuli"].get("training_pictures")
+    count = int(evaluated.scores["config"].get("train_pictures") or 0) if there is None else there
+    most = "at most " if there is None else ""  # records before 2026-11-23 say only what was asked for
+    return MEANINGS.get(name, "").format(count=f"{most}{count:,}", ssim=min(count, SSIM_CANDIDATES))
 
 
 def strip(evaluated: Evaluated) -> dict[str, Any]:

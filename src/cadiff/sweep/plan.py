@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 from cadiff.artifacts import folder_digest, sha256_file
 from cadiff.errors import ArtifactError, ConfigError, DataError, UserError
@@ -172,8 +172,8 @@ def cell_steps(
         inputs["prior"] = sources.prior
     plain: dict[str, Any] = {}
     for key, value in options.items():  # files count by content
-        if isinstance(value, str) and Path(value).exists():
-            inputs[f"{OPTION}{key}"] = Path(value)
+        if _names_a_file(baseline, key, value):
+            inputs[f"{OPTION}{key}"] = value  # the text, since Path makes a bare word of ./word
         else:
             plain[key] = value
     about = {"baseline": baseline, "options": plain, "seed": seed}
@@ -185,6 +185,26 @@ def cell_steps(
         drawn,
         *scoring_steps(configs["evaluate"], dataset),
     ]
+
+
+def _names_a_file(baseline: str, key: str, value: Any) -> bool:
+    """Whether an option is the path of a file or a folder that is there, and none of its words: its default and its `Literal`s.
+
+    Of our own baselines only options that are annotated with `Path` may be one; of anyone's own any text may.
+    """
+    from cadiff.baselines.stage import BASELINES, find_baseline
+
+    if not isinstance(value, str) or not Path(value).exists():
+        return False
+    fit = find_baseline(baseline).fit
+    default = [option.default for name, option in inspect.signature(fit).parameters.items() if name == key]
+    try:
+        kinds: list[Any] = [get_type_hints(fit).get(key)]
+    except Exception:  # anyone's own may be annotated with anything, or with what only type checkers see
+        kinds = []
+    for kind in kinds:
+        kinds += get_args(kind)
+    return value not in [*default, *kinds] and (Path in kinds or baseline not in BASELINES)
 
 
 def _baseline(about: Any, inputs: Mapping[str, Any], out: Path, resume: bool) -> None:
