@@ -7,6 +7,7 @@ On a CPU the process's own peak is read (resident set, less what was there befor
 
 from __future__ import annotations
 
+import argparse
 import resource
 import subprocess
 import sys
@@ -57,7 +58,13 @@ def _resident() -> int:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--measure"]:
-        print(measure(int(sys.argv[2])))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("batch", type=int, nargs="*", default=[2, 8, 16])
+    parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.measure:
+        print(measure(given.measure))
     else:
-        main([int(word) for word in sys.argv[1:]] or [2, 8, 16])
+        main(given.batch)

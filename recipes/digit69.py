@@ -10,8 +10,8 @@ the 28 x 28 pictures, grey, in [0, 1]; SSIM has a Gaussian window of 11, sd 1.5,
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -188,4 +188,10 @@ def print_table(title: str, parts: list[dict]) -> None:
 
 
 if __name__ == "__main__":
-    main(*(Path(argument) for argument in sys.argv[1:4]))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name in ("digits", "prior", "out"):
+        parser.add_argument(name, type=Path)
+    given = parser.parse_args()
+    main(given.digits, given.prior, given.out)

@@ -9,8 +9,8 @@ the test fold is then drawn once. Scores and pictures as there.
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -109,4 +109,8 @@ def correction(
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("out", type=Path)
+    main(parser.parse_args().out)

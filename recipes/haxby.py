@@ -17,7 +17,7 @@ each run from the other eleven; results are given with the onsets as they are in
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 from typing import Literal
 
@@ -193,4 +193,10 @@ def main(source: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(*(Path(argument) for argument in sys.argv[1:3]))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name in ("haxby", "out"):
+        parser.add_argument(name, type=Path)
+    given = parser.parse_args()
+    main(given.haxby, given.out)

@@ -8,9 +8,9 @@ pictures a class the `KEPT` that EfficientNet-Lite0 finds most typical of their 
 the simulated voxels; the judge that scores reconstructions (Lite2) takes no part.
 """
 
+import argparse
 import io
 import json
-import sys
 import zipfile
 from pathlib import Path
 
@@ -86,5 +86,9 @@ def main(out: Path, imagenet_index: list[int]) -> None:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("out", type=Path, help="the .zip to write")
     # prior.json lists WordNet ids; their ImageNet-1k indices come from its key "imagenet_index"
-    main(Path(sys.argv[1]), json.loads((PRIOR / "prior.json").read_text())["imagenet_index"])
+    main(parser.parse_args().out, json.loads((PRIOR / "prior.json").read_text())["imagenet_index"])

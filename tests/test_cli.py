@@ -49,6 +49,13 @@ def test_help_of_every_verb_shows_an_example(verb):
         assert f"cadiff {' '.join(verb)}" in " ".join(result.output.split())
 
 
+def test_help_of_baseline_names_all_of_them():
+    from cadiff.baselines import BASELINES
+
+    shown = " ".join(run("baseline", "--help").output.split())
+    assert [name for name in BASELINES if not re.search(rf"(?<![\w-]){name}(?![\w-])", shown)] == []
+
+
 @pytest.mark.parametrize("verb", [["contrast"], ["attend"], ["diffuse"], ["prior", "train"]], ids="-".join)
 def test_training_verbs_take_preset_set_out_and_resume(verb):
     assert {"--preset", "--set", "--out", "--resume"} <= flags(verb)
@@ -251,9 +258,17 @@ def test_a_plan_is_a_table_or_one_sentence():
     assert result.exit_code == 0, result.output
     rows = [line.split() for line in result.output.splitlines()]
     assert [row[0] for row in rows if row and row[0] in stages] == stages
+    assert "Matrix products in fp32." in result.output
     small = run("plan", "demo", "--vram", "0.1", "--set", "contrast.num_voxels=320")
     assert small.exit_code == 2
     assert small.stderr.startswith("error: Stage contrast needs about")
+
+
+def test_what_a_drawing_names_by_a_path_is_looked_for_before_anything_is_opened(tmp_path):
+    options = ("reconstruct", tmp_path, "--pipeline", tmp_path, "--out", tmp_path / "out")
+    result = run(*options, "--rerank", "encoding", "--set", "rerank_features=[mine=nowhere]")
+    assert result.exit_code == 2 and not (tmp_path / "out").exists()
+    assert "rerank_features names nowhere, and there is no such file" in result.stderr
 
 
 def test_a_wrong_dataset_is_a_data_error_for_python_users(tmp_path):

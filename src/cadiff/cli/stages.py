@@ -207,11 +207,12 @@ def reconstruct(
     - add `--set num_images_per_trial=2 --set num_inference_steps=20` for a quick look
     """
     from cadiff.diffuse.reconstruct import reconstruct as run_reconstruct
+    from cadiff.experiments import refuse_absent
 
     overrides = [*(set_ or []), *([f"rerank={rerank}"] if rerank is not None else [])]
-    made = run_reconstruct(
-        load("reconstruct", preset, overrides, protocol), inside(pipeline, "pipeline"), dataset, out
-    )
+    config = load("reconstruct", preset, overrides, protocol)
+    refuse_absent({"reconstruct": config})
+    made = run_reconstruct(config, inside(pipeline, "pipeline"), dataset, out)
     next_command(
         "evaluate", made, dataset=dataset, preset=preset, protocol=protocol, out=out.parent / "evaluation"
     )
@@ -219,7 +220,7 @@ def reconstruct(
 
 def baseline(
     name: Annotated[
-        str, typer.Argument(help="One of the names below, or your own as `package.module:Class`.")
+        str, typer.Argument(help="One of the names above, or your own as `package.module:Class`.")
     ],
     dataset: Dataset,
     out: Out,
@@ -233,9 +234,10 @@ def baseline(
 ) -> None:
     """Reconstruct with a baseline; the same `evaluate` scores it.
 
-    `ridge-pixels`, `ridge-latents` and `ridge-label` (decoded or drawn by the prior), `ridge-retrieval` and `retrieval` (nearest
-    training picture), `bayes` (pictures weighed by an encoding model), `bayes-label` (the class they name, drawn), `ssae`,
-    `ic-gan` (needs a generator), `mean-image`; and the oracles `class-mean` and `true-label`, which are told the true class.
+    `ridge-pixels`, `ridge-latents` and `ridge-label` (decoded or drawn by the prior), `ridge-features` (drawn by a prior of
+    `cadiff prior adapt`), `ridge-retrieval` and `retrieval` (nearest training picture), `bayes` (pictures weighed by an encoding
+    model), `bayes-label` (the class they name, drawn), `ssae`, `ic-gan` (needs a generator), `mean-image`; and the oracles
+    `class-mean` and `true-label`, which are told the true class.
 
     - `cadiff baseline ridge-pixels data/sub-01 --out runs/ridge`
     - `cadiff baseline ridge-label data/sub-01 --set guidance_scale=2 --out runs/ridge-label`
