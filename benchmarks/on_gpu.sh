@@ -34,7 +34,7 @@ measure() { # NAME MINUTES OPTIONS OF cadiff benchmark...
     part "$name" "$minutes" -m cadiff benchmark "$@" --size "$SIZE" $ONE --json "$OUT/$name.json"
 }
 
-part tests 5 -m pytest -q -n0 tests/test_graphs.py tests/test_precision.py tests/test_fast_paths.py
+part tests 5 -m pytest -q -n0 tests/test_graphs.py tests/test_precision.py tests/test_fake_cuda.py tests/diffuse/test_drawing_precision.py
 measure phase-1 4 contrast --batch "$PHASE1" --profile "$OUT/phase-1"
 measure phase-2 4 attend --batch "$SMALL" --batch "$LARGE"
 measure drawing 6 reconstruct --batch "$DRAWN"

@@ -105,7 +105,7 @@ def correction(
     latents = partial(crop_latents, data, prior=prior, num_crops=0, crop_ratio=0.0, seed=0)
     model = LatentLikelihood.fit(data, data.rows("train"), lambda ids: latents(ids)[:, 0], seed=SEED)
     evidence = model.evidence(data.betas[rows], np.ones(len(rows)), weight)
-    return lambda clean, kept, trial: model.corrected(clean, evidence.rows(trial.cpu()), kept)
+    return lambda trial: model.correction(evidence.rows(trial.cpu()), trial.device)
 
 
 if __name__ == "__main__":

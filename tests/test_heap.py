@@ -65,6 +65,10 @@ def test_what_the_environment_says_is_left_alone(monkeypatch, said):
     assert not keep_freed_memory()
 
 
-def test_another_c_library_is_left_alone(monkeypatch):
-    monkeypatch.setattr(os, "confstr_names", {}, raising=False)
+@pytest.mark.parametrize("names", [{}, {"CS_GNU_LIBC_VERSION": 2}], ids=["macOS", "musl"])
+def test_another_c_library_is_left_alone(monkeypatch, names):
+    monkeypatch.setattr(os, "confstr_names", names, raising=False)
+    monkeypatch.setattr("ctypes.CDLL", lambda _: object())  # no mallopt
+    for name in [name for name in os.environ if name.startswith(("MALLOC_", "GLIBC_TUNABLES"))]:
+        monkeypatch.delenv(name)
     assert not keep_freed_memory()

@@ -7,7 +7,7 @@ orders of the data as the measure of noise, and drawing by the PSNR of its pictu
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cadiff.attend.stage import AttendConfig
 from cadiff.blocks import compiled_blocks
@@ -31,7 +32,7 @@ from cadiff.plan.workloads import WORKLOADS, Models, Workload
 from cadiff.priors.load import load_prior
 from cadiff.runs import RunFolder
 from cadiff.training import FitConfig, epoch_batches, fit
-from tiny_networks import fmri_mae_config, image_mae, seeded, write_prior
+from tiny_networks import fmri_mae_config, image_mae, schedule, seeded, unet, write_prior
 
 MAE = FmriMaeConfig(
     num_voxels=256,
@@ -105,6 +106,33 @@ def test_compiled_blocks_have_the_loss_and_the_gradient_of_plain_ones(workload: 
             return measure(workload)
 
     compare(workload, compiled, 1e-5)
+
+
+class Casts(TorchDispatchMode):
+    """Counts the casts of certain tensors to bf16."""
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.number, self._known = 0, {tensor.data_ptr() for tensor in tensors}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._to_copy.default and args[0].data_ptr() in self._known:
+            self.number += (kwargs or {})["dtype"] == torch.bfloat16
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_sampler_casts_the_weights_once_whether_they_are_frozen_or_not(frozen: bool) -> None:
+    with seeded(0):
+        network = unet(class_embed_type="identity").requires_grad_(not frozen)
+        noise, condition = torch.randn(2, 3, 8, 8), Condition(torch.randn(2, 4, 12), torch.randn(2, 32))
+    sampler, counted = make_scheduler("dpm++", schedule().config), []
+    for steps in (1, 4):
+        with Casts(network.parameters()) as casts:
+            denoise(network, sampler, noise, condition, num_inference_steps=steps, precision="bf16")
+        counted.append(casts.number)
+    assert 0 < counted[0] == counted[1] <= len(list(network.parameters()))
+    assert all(p.requires_grad != frozen for p in network.parameters())
 
 
 STEPS, WINDOW = 200, 20

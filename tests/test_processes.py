@@ -12,6 +12,7 @@ import torch
 
 import killable
 import together
+from cadiff.processes import start
 from launched import launch, printed
 
 LOSSES = [
@@ -23,6 +24,19 @@ LOSSES = [
     "autoencoder vq",
     "autoencoder kl",
 ]
+
+
+def test_one_process_takes_a_gpu_of_nvidia_or_the_processor(monkeypatch):
+    from accelerate import PartialState
+
+    PartialState._reset_state()
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+    monkeypatch.setattr("torch.backends.mps.is_built", lambda: True)
+    for gpus, found in ((0, "cpu"), (1, "cuda")):
+        monkeypatch.setattr("torch.cuda.device_count", lambda number=gpus: number)
+        assert start() == torch.device(found)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    assert start() == torch.device("cpu")
 
 
 @pytest.fixture(scope="module")

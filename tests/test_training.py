@@ -108,6 +108,15 @@ def test_accumulated_small_batches_equal_one_large_batch(tmp_path):
     torch.testing.assert_close(final(tmp_path / "large", 12, 1), final(tmp_path / "small", 4, 3))
 
 
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [({}, "there is no CUDA GPU"), ({"accumulate": 2}, "there is no CUDA GPU, accumulate=2")],
+)
+def test_a_graph_that_was_asked_for_and_cannot_be_is_named(tmp_path, settings, why):
+    with pytest.warns(UserWarning, match=rf"fit.graph=true has no effect \(.*{why}\)"):
+        train(tmp_path / "run", steps=1, graph=True, **settings)
+
+
 def test_learning_rate_warms_up_then_follows_half_a_cosine():
     config = FitConfig(steps=110, warmup_steps=10, learning_rate=1.0, min_learning_rate=0.2)
     assert learning_rate_at(0, config) == pytest.approx(0.1)

@@ -26,5 +26,5 @@ def keep_freed_memory() -> bool:
         return False
     if not hasattr(os, "confstr") or "CS_GNU_LIBC_VERSION" not in os.confstr_names:
         return False
-    mallopt = ctypes.CDLL(None).mallopt
-    return all([mallopt(MMAP_THRESHOLD, KEPT), mallopt(TRIM_THRESHOLD, KEPT)])
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl knows that name too, and has no mallopt
+    return mallopt is not None and all([mallopt(MMAP_THRESHOLD, KEPT), mallopt(TRIM_THRESHOLD, KEPT)])

@@ -69,6 +69,8 @@ def takes_part(*, together: bool) -> bool:
 def start() -> torch.device:
     """Connects the processes, once, and gives the device of this one; NCCL on GPUs, gloo on CPUs.
 
+    It is cuda or cpu, as everywhere in cadiff, whatever else a machine has (Apple's mps).
+
     Raises:
         ConfigError: more processes on this machine than it has GPUs.
     """
@@ -77,12 +79,11 @@ def start() -> torch.device:
     from torch.distributed.rendezvous import rendezvous
 
     global _store
-    if world() == 1:
-        from accelerate import PartialState
-
-        return PartialState().device or torch.device("cpu")
-    number, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    gpus = torch.cuda.device_count()
     on_gpu = gpus > 0 and os.environ.get("ACCELERATE_USE_CPU", "").lower() not in ("1", "true", "yes")
+    if world() == 1:
+        return torch.device("cuda" if on_gpu else "cpu")
+    number = int(os.environ["LOCAL_RANK"])
     if on_gpu and number >= gpus:
         raise ConfigError(
             f"More than {gpus} processes were launched on a machine with {gpus} GPU{'s' * (gpus > 1)}: launch one for each GPU."

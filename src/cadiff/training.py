@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -188,7 +189,7 @@ def fit(
             notice = f"compiling {number} blocks"
         if config.shard and world() > 1:
             undone_after.enter_context(sharded_blocks(modules.values(), device))
-        elif not notice:
+        elif not notice and device.type == "cpu":
             undone_after.enter_context(onednn_linears(modules.values()))
         _train(
             loss_fn,
@@ -198,16 +199,27 @@ def fit(
             run,
             device,
             Bar(bar, description, config.steps, config.batch_size * config.accumulate, notice),
-            graph=capturable and _may_graph(config, device),
+            graph=_takes_graph(config, device, capturable),
         )
     for module in modules.values():
         module.eval()
     return FitResult(config.steps, time.perf_counter() - started, on_main(run.history))
 
 
-def _may_graph(config: FitConfig, device: torch.device) -> bool:
-    fits = device.type == "cuda" and world() == 1 and config.accumulate == 1
-    return fits and config.graph is not False
+def _takes_graph(config: FitConfig, device: torch.device, capturable: bool) -> bool:
+    """Whether steps are replayed; where they were asked to be and cannot, a warning says why."""
+    hindrances = {
+        "this training draws or waits within its steps": not capturable,
+        "there is no CUDA GPU": device.type != "cuda",
+        f"{world()} processes were launched": world() > 1,
+        f"accumulate={config.accumulate}": config.accumulate > 1,
+    }
+    found = [why for why, holds in hindrances.items() if holds]
+    if found and config.graph:
+        warnings.warn(
+            f"fit.graph=true has no effect ({', '.join(found)}): steps run without it.", stacklevel=2
+        )
+    return not found and config.graph is not False
 
 
 def refuse_uneven(config: FitConfig) -> None:
@@ -303,6 +315,7 @@ def _train(
         if save:
             save_checkpoint(run.checkpoint, done, trained, average, optimizer)
 
+    optimizer.zero_grad(set_to_none=True)  # after a capture they hold the graph's memory
     for name, value in average.items():
         own_part(trained[name]).copy_(own_part(value))
 

@@ -2,6 +2,8 @@
 
 import json
 import math
+import runpy
+import sys
 from dataclasses import replace
 
 import pytest
@@ -10,6 +12,7 @@ from typer.testing import CliRunner
 
 from cadiff import cli
 from cadiff.benchmark import STAGES, Case, cases_of, efficiencies, markdown, read_record, run_benchmark
+from cadiff.benchmark import machine as machine_module
 from cadiff.benchmark.record import write_record
 from cadiff.errors import ArtifactError, MissingExtraError
 from cadiff.experiments import preset_configs
@@ -178,3 +181,14 @@ def test_the_command_writes_json_and_prints_the_table(tmp_path, monkeypatch):
     assert "| contrast | batch 4, bf16 |" in result.stdout
     again = CliRunner().invoke(cli.app, ["benchmark", "contrast", "--json", str(out)])
     assert again.exit_code == 2 and "found.json" in again.stderr
+
+
+def test_where_the_system_does_not_say_how_much_memory_was_held_nothing_is_claimed(monkeypatch, record):
+    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr("os.path.exists", lambda _: False)
+    module = runpy.run_path(str(machine_module.__file__))
+    assert module["peak_memory"](torch.device("cpu")) == (0, 0)
+    unknown = replace(record, measurements=[replace(found, memory=0) for found in record.measurements])
+    assert " GiB |" in markdown(record, "cadiff benchmark")
+    assert " GiB |" not in markdown(unknown, "cadiff benchmark")

@@ -12,6 +12,7 @@ from cadiff.errors import ArtifactError, ConfigError, DataError
 from cadiff.priors.load import load_prior
 from cadiff.priors.seeing import picture_coordinates
 from cadiff.training import FitConfig
+from fake_cuda import fake_cuda
 from tiny_networks import write_adapted
 
 
@@ -58,6 +59,23 @@ def test_trains_transformer_blocks_on_the_way_up_and_nothing_else(pictures, prio
     assert {"heldout_loss", "heldout_loss_other_features", "seconds"} <= set(about)
     with Image.open(tmp_path / "run" / "samples.png") as sheet:
         assert sheet.size[0] >= 16 * 16
+
+
+def test_the_denoiser_is_prepared_as_in_tuning(pictures, prior_folder, tmp_path, monkeypatch):
+    prepared = []
+    monkeypatch.setattr("cadiff.diffuse.adapt.write_out_wide_heads", prepared.append)
+    monkeypatch.setattr("cadiff.diffuse.adapt.fit", lambda loss, modules, *_, **__: prepared.append(modules))
+    with pytest.raises(AttributeError):  # there is no result
+        adapt_prior(config(), pictures, tmp_path / "run", prior=prior_folder)
+    unet, modules = prepared
+    assert modules["model"].unet is unet
+    assert unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_step_is_captured_and_pictures_are_drawn_on_a_gpu(pictures, prior_folder, tmp_path):
+    with fake_cuda() as gpu:
+        adapt_prior(config(steps=5), pictures, tmp_path / "run", prior=prior_folder)
+    assert gpu.captured == 1
 
 
 def test_the_same_seed_gives_the_same_prior_and_a_finished_run_is_left_alone(

@@ -17,6 +17,7 @@ from cadiff.diffuse.sampling import denoise, make_scheduler
 from cadiff.diffuse.stage import DiffuseConfig, DiffuseFit, diffuse
 from cadiff.encoding.noise import NoiseCovariance
 from cadiff.errors import DataError
+from fake_cuda import fake_cuda
 
 SHAPE, VOXELS = (1, 2, 2), 3
 
@@ -54,6 +55,9 @@ class ExactDenoiser:
         self.world, self.table = world, scheduler.alphas_cumprod.double()
 
     def modules(self):
+        return iter(())
+
+    def parameters(self):
         return iter(())
 
     def __call__(self, x, timestep, **_):
@@ -130,6 +134,22 @@ def test_rows_without_evidence_stay_as_they_are_to_the_bit(world):
     assert not torch.allclose(moved[0], clean[0])
     alone = world.corrected(clean[:1], given, 0.3)
     torch.testing.assert_close(moved[:1], alone)
+
+
+def test_nothing_waits_for_a_gpu_in_the_steps_whatever_the_rows_are_believed(world):
+    given = world.evidence(np.array([[0.8, -1.0, 0.4]]).repeat(4, 0), np.array([1, 35, 1, 3]))
+    given.weight[2] = 0
+    clean = torch.randn(4, *SHAPE, generator=torch.Generator().manual_seed(1))
+    expected = world.corrected(clean, given, 0.3)
+    alone = [world.corrected(clean[i : i + 1], given.rows(slice(i, i + 1)), 0.3) for i in range(4)]
+    torch.testing.assert_close(expected, torch.cat(alone))
+    with fake_cuda() as gpu:
+        correct, on_gpu = world.correction(given, torch.device("cuda")), clean.to("cuda")
+        gpu.waits.clear()
+        found = correct(on_gpu, 0.3)
+        assert not gpu.waits
+        assert found.device.type == "cuda"
+        assert torch.equal(found.cpu(), expected)
 
 
 def test_a_nearly_clean_guess_is_not_moved_by_betas(world):

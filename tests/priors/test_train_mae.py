@@ -58,6 +58,14 @@ def test_crops_stay_inside_the_picture():
     assert (steps.mean(dim=(1, 2, 3)) <= ramp.diff(dim=3).mean() * 1.01).all()  # magnified, never shrunk
 
 
+def test_autocast_moves_no_pixel():
+    x = torch.rand(4, 3, 160, 160, generator=torch.Generator().manual_seed(0))
+    plain = random_crop(x, 0.35, flip=True, generator=torch.Generator().manual_seed(1))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = random_crop(x, 0.35, flip=True, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(found, plain)
+
+
 def test_positions_of_the_stored_model_tell_every_patch_apart(tmp_path):
     build_image_mae(tiny(), 16).half().save_pretrained(tmp_path / "mae")
     model = ViTMAEForPreTraining.from_pretrained(tmp_path / "mae", dtype=torch.float32)

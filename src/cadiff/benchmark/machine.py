@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import resource
 import sys
 
 import torch
@@ -31,7 +30,7 @@ def forget_peak(device: torch.device) -> None:
 def peak_memory(device: torch.device) -> tuple[int, int]:
     """Bytes at the peak since `forget_peak`: of tensors, and held by PyTorch; on a CPU the resident set of the process.
 
-    Where the system cannot forget (not Linux), it is the peak since the process began.
+    Where the system cannot forget (not Linux), it is the peak since the process began; 0 where it does not say (Windows).
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
@@ -41,5 +40,9 @@ def peak_memory(device: torch.device) -> tuple[int, int]:
                 if line.startswith("VmHWM:"):
                     held = int(line.split()[1]) * 1024
                     return held, held
+    if sys.platform == "win32":
+        return 0, 0
+    import resource  # not on Windows
+
     held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return held, held

@@ -41,7 +41,7 @@ class Measurement:
     steps: int
     """Steps in each repeat."""
     memory: float
-    """Peak bytes: of tensors on a GPU, of the process on a CPU."""
+    """Peak bytes: of tensors on a GPU, of the process on a CPU; 0 where the system does not say."""
     reserved: float
     """Peak bytes that PyTorch held on the GPU; on a CPU the same as `memory`."""
     flops: float = 0.0

@@ -75,7 +75,8 @@ def run_benchmark(
             record.skipped[name] = str(error)
         else:
             record.measurements.append(found)
-            announce(f"  {found.rate:,.3g} {found.unit}/s, {found.memory / 2**30:.1f} GiB")
+            memory = f", {found.memory / 2**30:.1f} GiB" if found.memory else ""
+            announce(f"  {found.rate:,.3g} {found.unit}/s{memory}")
         if name in record.skipped:
             announce(f"  left out: {record.skipped[name]}")
         keep(record)

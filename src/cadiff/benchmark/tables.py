@@ -62,7 +62,7 @@ def _row(found: Measurement) -> list[str]:
         _speed(found.rate, found.unit),
         _seconds(found.step_s),
         _seconds(found.first_s),
-        f"{found.memory / 2**30:.1f} GiB",
+        f"{found.memory / 2**30:.1f} GiB" if found.memory else "",
         f"{found.flops / 1e12:.3g}" if found.flops else "",
         _seconds(found.floor_s) if found.floor_s else "",
         "" if found.share is None else f"{100 * found.share:.0f} %",

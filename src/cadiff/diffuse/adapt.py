@@ -27,8 +27,10 @@ from torch import Tensor, nn
 
 from cadiff.artifacts import provenance
 from cadiff.config import Config
+from cadiff.diffuse.attention import write_out_wide_heads
 from cadiff.diffuse.conditioner import Condition
 from cadiff.diffuse.pipeline import to_uint8
+from cadiff.diffuse.recompute import has_dropout
 from cadiff.diffuse.sampling import denoise, make_scheduler, sample_noise
 from cadiff.diffuse.trainable import UnetBlocks, gradients_on_the_way_up
 from cadiff.draws import drawn
@@ -137,6 +139,8 @@ def adapt_prior(
     context = build_context(config, base, features[train], latents[train], _labels(base, pictures, train))
     run = run or open_run()
     coordinates = context.coordinates(features, latents)
+    base.unet.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    write_out_wide_heads(base.unet)
     loss = AdaptLoss(config, base, context)
     trained = tuned_parameters(base.unet, config.unet_blocks)
     indices = epoch_batches(len(train), config.fit.batch_size, config.fit.seed)
@@ -146,7 +150,15 @@ def adapt_prior(
         return {"coordinates": coordinates[rows], "latents": latents[rows]}
 
     both = nn.ModuleDict({"context": context, "unet": base.unet})
-    result = fit(loss, {"model": both}, batches, config.fit, run=run, description="adapt", capturable=True)
+    result = fit(
+        loss,
+        {"model": both},
+        batches,
+        config.fit,
+        run=run,
+        description="adapt",
+        capturable=not has_dropout(base.unet),
+    )
     about = {
         "base": name_base(prior),
         "base_digest": base.digest,

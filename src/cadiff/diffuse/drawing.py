@@ -6,14 +6,13 @@ and its control differ by the condition alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from cadiff.blocks import compiled_blocks
 from cadiff.diffuse.conditioner import Condition
@@ -24,6 +23,7 @@ from cadiff.diffuse.precision import autocast
 from cadiff.diffuse.sampling import make_scheduler, num_calls, sample_noise
 from cadiff.diffuse.settings import ReconstructConfig
 from cadiff.priors.load import decode
+from cadiff.progress import counted
 
 COMPILED = 40_000
 """Network calls, counted a picture, from which compiling is won back: at the published sizes an H100 then saves about 43 s
@@ -77,19 +77,19 @@ class Drawing:
         starts, calls = range(0, self.total, size), self.calls(self.config.strength)
         with (
             self.compiled(self.total * calls),
-            tqdm(total=len(starts) * calls, desc="pictures", unit="step") as bar,
+            counted("pictures", len(starts) * calls) as step,
         ):
             for start in starts:
                 flat = np.arange(start, min(start + size, self.total))
                 where = np.unravel_index(flat, (self.num_trials, len(names), samples))
                 picks = [Pick(int(t), names[k], int(s)) for t, k, s in zip(*where, strict=True)]
-                for pick, picture in zip(picks, self.decoded(self.latents(picks, bar)), strict=True):
+                for pick, picture in zip(picks, self.decoded(self.latents(picks, step)), strict=True):
                     yield pick.condition, pick.trial * samples + pick.sample, picture
 
     def latents(
         self,
         picks: Sequence[Pick],
-        bar: tqdm,
+        step: Callable[[], None],
         *,
         parents: Tensor | None = None,
         strength: float | None = None,
@@ -98,6 +98,7 @@ class Drawing:
         """One batch, latents (B, c, h, w) on the CPU.
 
         Args:
+            step: called after every call of the network.
             parents: latents (B, c, h, w) to begin from in place of the pipeline's own guess.
             strength: share of the steps taken; the settings' by default.
             generation: of samples, each with noise of its own.
@@ -124,7 +125,7 @@ class Drawing:
             precision=config.precision,
             correct=self._correction(found),
             output_type="latent",
-            on_step=bar.update,
+            on_step=step,
         )[:, 0]
 
     def _correction(self, found: Sequence[tuple[Rows, int]]) -> Correct | None:
@@ -135,7 +136,7 @@ class Drawing:
         silent = torch.zeros(len(model.variance), dtype=torch.float64)
         parts = [(silent, silent[0]) if rows.evidence is None else rows.evidence.rows(i) for rows, i in found]
         evidence = Evidence(*(torch.stack(column) for column in zip(*parts, strict=True)))
-        return lambda clean, kept, index: model.corrected(clean, evidence.rows(index.cpu()), kept)
+        return lambda index: model.correction(evidence.rows(index.cpu()), index.device)
 
     @torch.no_grad()
     def decoded(self, latents: Tensor) -> np.ndarray:

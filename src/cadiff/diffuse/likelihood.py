@@ -175,19 +175,32 @@ class LatentLikelihood:
         Args:
             kept: abar_t, the share of the signal in the noisy latents that the guess was made of.
 
-        Worked out on the CPU in float64. Rows without evidence come back as they are, to the bit.
+        Rows without evidence come back as they are, to the bit.
         """
-        d = (clean.flatten(1).double().cpu() - self.mean) @ self.components
-        signal = kept / max(1 - kept, 1e-12)
-        known = 1 / self.variance + signal  # S_t^-1, along the components
-        change = torch.zeros_like(d)
+        return self.correction(evidence, clean.device)(clean, kept)
+
+    def correction(self, evidence: Evidence, device: torch.device) -> Callable[[Tensor, float], Tensor]:
+        """`corrected` for all steps of a batch with this evidence, in float64 on the device of its latents.
+
+        What the steps share is brought there beforehand: in them, nothing waits for a GPU.
+        """
+        mean, components, variance = (x.to(device) for x in (self.mean, self.components, self.variance))
+        groups = []
         for weight in evidence.weight[evidence.weight > 0].unique().tolist():
-            some = evidence.weight == weight
-            precision, basis = self._basis(weight)
-            towards = (d[some] * known + evidence.score[some]) @ basis
-            change[some] = (towards / (precision + signal)) @ basis.T - d[some]
-        moved = (change @ self.components.T).view(clean.shape)
-        return clean + moved.to(clean.device, clean.dtype)
+            rows = (evidence.weight == weight).nonzero().flatten()
+            groups.append([x.to(device) for x in (rows, evidence.score[rows], *self._basis(weight))])
+
+        def corrected(clean: Tensor, kept: float) -> Tensor:
+            d = (clean.flatten(1).double() - mean) @ components
+            signal = kept / max(1 - kept, 1e-12)
+            known = 1 / variance + signal  # S_t^-1, along the components
+            change = torch.zeros_like(d)
+            for rows, score, precision, basis in groups:
+                towards = (d[rows] * known + score) @ basis
+                change[rows] = (towards / (precision + signal)) @ basis.T - d[rows]
+            return clean + (change @ components.T).view(clean.shape).to(clean.dtype)
+
+        return corrected
 
     def _basis(self, weight: float) -> tuple[Tensor, Tensor]:
         """Eigenvalues and vectors of C^-1 + w A^T N^-1 A: the same for all steps, which only add to the diagonal."""

@@ -3,7 +3,6 @@
 # no `from __future__ import annotations` here: diffusers before 0.36 reads the types of __init__ and needs real ones
 from collections.abc import Callable
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,8 +23,8 @@ from cadiff.diffuse.sampling import denoise, draw_noise, make_scheduler, num_cal
 from cadiff.errors import ArtifactError, ConfigError
 from cadiff.priors.load import Autoencoder, decode
 
-Correct = Callable[[Tensor, float, Tensor], Tensor]
-"""The guess of clean latents (B, c, h, w), abar of the step, and the trial of each row (B,) -> a better guess."""
+Correct = Callable[[Tensor], Callable[[Tensor, float], Tensor]]
+"""The trial of each row of a batch (B,) -> what betters guesses of its clean latents (B, c, h, w), given abar of the step too."""
 
 
 class FmriToImagePipeline(DiffusionPipeline):
@@ -121,6 +120,8 @@ class FmriToImagePipeline(DiffusionPipeline):
         if strength < 1.0 and guess is None:
             raise ConfigError("strength below 1 needs a pipeline tuned with latent_start, or a guess.")
         trials, device = len(condition.context), self.unet.device
+        condition = Condition(*(values.to(device) for values in condition))
+        guess = None if guess is None else guess.to(device)
         shape = self.latent_shape
         if noise is None:
             noise = draw_noise(trials, num_images_per_trial, shape, generator)
@@ -147,7 +148,7 @@ class FmriToImagePipeline(DiffusionPipeline):
                     guess=None if guess is None else guess[trial],
                     strength=strength,
                     precision=precision,
-                    correct=None if correct is None else partial(_of_trials, correct, trial),
+                    correct=None if correct is None else correct(trial),
                     on_step=on_step or bar.update,
                 )
                 with autocast(precision, device):
@@ -199,10 +200,6 @@ class FmriToImagePipeline(DiffusionPipeline):
             return latents.cpu()
         images = decode(self.vqvae, latents, self.vqvae.config["scaling_factor"])
         return to_uint8(images) if output_type == "uint8" else images.float().cpu()
-
-
-def _of_trials(correct: Correct, trial: Tensor, clean: Tensor, kept: float) -> Tensor:
-    return correct(clean, kept, trial)
 
 
 def to_uint8(images: Tensor) -> np.ndarray:

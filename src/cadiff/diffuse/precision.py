@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import nn
 
 Precision = Literal["auto", "native", "fp32", "bf16"]
 NATIVE = ("avx512_bf16", "amx_bf16")
@@ -17,6 +20,22 @@ CPUINFO = Path("/proc/cpuinfo")
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:
     """The context in which networks run at this precision, see `resolved`."""
     return torch.autocast(device.type, torch.bfloat16, enabled=resolved(precision, device) == "bf16")
+
+
+@contextmanager
+def cast_once(networks: Iterable[nn.Module]) -> Iterator[None]:
+    """Within the block, and without gradients, autocast keeps its bf16 copies of frozen weights too until it ends.
+
+    By itself it keeps those of weights that require gradients, and casts the others anew in every call.
+    """
+    frozen = [p for network in networks for p in network.parameters() if not p.requires_grad]
+    try:
+        for parameter in frozen:
+            parameter.requires_grad_(parameter.is_floating_point())
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
 
 
 def resolved(precision: Precision, device: torch.device) -> Literal["fp32", "bf16"]:

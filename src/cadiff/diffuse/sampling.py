@@ -22,7 +22,7 @@ from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepSchedu
 from torch import Tensor
 
 from cadiff.diffuse.conditioner import Condition
-from cadiff.diffuse.precision import Precision, autocast
+from cadiff.diffuse.precision import Precision, autocast, cast_once
 from cadiff.diffuse.static import is_compiled, static_context
 from cadiff.errors import ConfigError
 from cadiff.onednn import onednn_linears
@@ -148,11 +148,13 @@ def denoise(
     contexts, times = condition.context.tensor_split(pieces), condition.time.tensor_split(pieces)
     with ExitStack() as within:
         within.enter_context(autocast(precision, device))
-        within.enter_context(onednn_linears([] if compiled else [unet]))
+        within.enter_context(onednn_linears([] if compiled or device.type != "cpu" else [unet]))
+        within.enter_context(cast_once([] if compiled else [unet]))
         for context in contexts:
             within.enter_context(static_context(unet, context))
-        for timestep in timesteps:
-            x = scheduler.scale_model_input(torch.cat([latents[guided], latents]), timestep)
+        # schedulers look at the step in Python: on the CPU it is there, on a GPU they would wait for it in every step
+        for timestep, step in zip(timesteps, timesteps.cpu(), strict=True):
+            x = scheduler.scale_model_input(torch.cat([latents[guided], latents]), step)
             parts = x.to(memory_format=torch.channels_last).tensor_split(pieces)
             found = [
                 unet(part, timestep, encoder_hidden_states=context, class_labels=time, return_dict=False)
@@ -163,8 +165,8 @@ def denoise(
             further = away + guidance_scale * (epsilon[guided] - away)
             epsilon = epsilon.index_copy(0, guided, further)
             if correct is not None:
-                epsilon = _corrected(scheduler, x[len(guided) :], epsilon, timestep, correct)
-            latents = scheduler.step(epsilon, timestep, latents, return_dict=False)[0]
+                epsilon = _corrected(scheduler, x[len(guided) :], epsilon, step, correct)
+            latents = scheduler.step(epsilon, step, latents, return_dict=False)[0]
             on_step()
     return latents
 

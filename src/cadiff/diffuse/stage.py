@@ -17,15 +17,17 @@ from torch import Tensor, nn
 from cadiff.artifacts import folder_checksums, folder_digest, new_folder, provenance, write_json
 from cadiff.config import protocol_of
 from cadiff.contrast import load_encoder, preprocessor_for
-from cadiff.contrast.encoder_folder import encoder_protocol
+from cadiff.contrast.encoder_folder import encoder_protocol, encoder_trained_on
 from cadiff.contrast.mae import stretched
 from cadiff.contrast.masking import sparsify
 from cadiff.contrast.trials import dataset_digest
 from cadiff.data.dataset import BrainDataset
 from cadiff.data.splits import check_disjoint
+from cadiff.data.trained_on import refuse_tested, stages_trained_on
 from cadiff.diffuse.attention import write_out_wide_heads
 from cadiff.diffuse.conditioner import Condition, FmriConditioner
 from cadiff.diffuse.pipeline import FmriToImagePipeline
+from cadiff.diffuse.recompute import has_dropout, recompute_blocks
 from cadiff.diffuse.sampling import make_scheduler
 from cadiff.diffuse.settings import DiffuseConfig, DiffuseFit
 from cadiff.diffuse.trainable import gradients_on_the_way_up, mark_trainable
@@ -69,7 +71,8 @@ def diffuse(
         the pipeline folder, `out`/pipeline.
 
     Raises:
-        DataError: no training trials, a test stimulus among them, or no labels where the start needs them.
+        DataError: no training trials, a test stimulus among them or among those of the encoder, or no labels where the start
+            needs them.
         ConfigError: the prior lacks what the settings ask for.
         ArtifactError: a folder is missing, damaged, or in the way.
     """
@@ -79,6 +82,8 @@ def diffuse(
     if len(data.rows("train")) == 0:
         raise DataError(f"{data.folder} has no training trials with pictures, which this stage needs.")
     fmri, stored = load_encoder(encoder)
+    before = encoder_trained_on(encoder)
+    refuse_tested(before, [data], encoder)
     image_prior = load_prior(prior)
     labels = start_labels(
         config, data, image_prior
@@ -114,7 +119,7 @@ def diffuse(
     unet = image_prior.unet.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     write_out_wide_heads(unet)
     if config.gradient_checkpointing:
-        unet.enable_gradient_checkpointing()
+        recompute_blocks(unet)
     train_null = config.null == "learned"
     mark_trainable(
         unet,
@@ -135,7 +140,7 @@ def diffuse(
         schedule,
         run=run,
         description="diffuse",
-        capturable=True,
+        capturable=not has_dropout(unet),
     )
     if config.null == "mean":
         conditioner.set_null(conditioner.encode(data.betas[data.rows("train")], split="train"))
@@ -146,6 +151,7 @@ def diffuse(
         "seed": schedule.seed,
         "trials": len(trials.betas),
         "stimuli": len(trials.stimulus_ids),
+        "trained_on": stages_trained_on("diffuse", before, [data], [rows]),
         **found,
         **seen,
         **more,

@@ -46,8 +46,8 @@ def sampler_step(config: ReconstructConfig, models: Models, batch: int, *, bf16:
     return _drawing(config, models, batch, bf16, sampler=True)
 
 
-def decoder_step(config: ReconstructConfig, models: Models, batch: int, *, bf16: bool = False) -> Step:
-    """The decoding of `batch` pictures alone, which is float32 always."""
+def decoder_step(config: ReconstructConfig, models: Models, batch: int, *, bf16: bool) -> Step:
+    """The decoding of `batch` pictures alone."""
     return _drawing(config, models, batch, bf16, decoder=True)
 
 
@@ -76,8 +76,7 @@ def _drawing(
             if sampler:
                 prior.unet(latents, torch.zeros(rows), encoder_hidden_states=context, class_labels=time)
             if decoder:
-                with torch.autocast("cpu", enabled=False):
-                    decode(prior.vqvae, latents[:batch], prior.scaling_factor)
+                decode(prior.vqvae, latents[:batch], prior.scaling_factor)
 
     return count_step(build, step, bf16=bf16)
 

@@ -21,6 +21,7 @@ from cadiff.contrast.mae import FmriMae, FmriMaeConfig
 from cadiff.contrast.stage import ContrastConfig, phase_1_loss
 from cadiff.diffuse.attention import write_out_wide_heads
 from cadiff.diffuse.conditioner import FmriConditioner
+from cadiff.diffuse.recompute import recompute_blocks
 from cadiff.diffuse.settings import DiffuseConfig
 from cadiff.diffuse.stage import EpsilonLoss
 from cadiff.diffuse.trainable import mark_trainable
@@ -96,7 +97,7 @@ def diffuse_workload(config: DiffuseConfig, models: Models) -> Workload:
     unet: Any = prior.unet
     write_out_wide_heads(unet)
     if config.gradient_checkpointing:
-        unet.enable_gradient_checkpointing()
+        recompute_blocks(unet)
     conditioner = build_conditioner(models, prior, config.context_length)
     mark_trainable(
         unet,

@@ -174,7 +174,8 @@ def random_crop(images: Tensor, min_area: float, *, flip: bool, generator: torch
     affine = torch.zeros(count, 2, 3)
     affine[:, 0, 0], affine[:, 0, 2] = width * sign, left
     affine[:, 1, 1], affine[:, 1, 2] = height, top
-    grid = F.affine_grid(to_device(affine, images.device), list(images.shape), align_corners=False)
+    with torch.autocast(images.device.type, enabled=False):  # bf16 would move pixels
+        grid = F.affine_grid(to_device(affine, images.device), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
