@@ -11,12 +11,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from cadiff import cli
+from cadiff.cli import _how_to_go_on
+from cadiff.cli.options import load
+from cadiff.data.dataset import BrainDataset
+from cadiff.diffuse.settings import DiffuseConfig
+from cadiff.diffuse.trials import start_labels
 from cadiff.errors import DataError
+from cadiff.experiments import preset_configs
+from cadiff.priors.load import load_prior
 
 runner = CliRunner(env={"COLUMNS": "200", "TERM": "dumb"})
 VERBS = [[name] for name in cli.VERBS] + [["data", name] for name in cli.DATA_VERBS]
@@ -182,6 +190,42 @@ def test_an_interrupted_run_says_how_to_go_on(monkeypatch, linear_brain, tmp_pat
     assert result.exit_code == 130
     command = result.stderr.strip().rpartition("with: ")[2]
     assert shlex.split(command) == ["cadiff", *arguments, "--resume"]
+
+
+@pytest.mark.parametrize(
+    ("there", "says"),
+    [
+        ({}, "There is no checkpoint yet: start from the beginning"),
+        ({"trainer/state.json": {"step": 5}}, "Go on from the last checkpoint"),
+        ({"diffuse/trainer.old/state.json": {"step": 5}}, "Go on from the last checkpoint"),
+        ({"contrast/run.json": {"status": "complete"}}, "Go on after the last finished stage"),
+        (
+            {"contrast/run.json": {"status": "running"}},
+            "There is no checkpoint yet: start from the beginning",
+        ),
+    ],
+)
+@pytest.mark.parametrize("option", ["--out={}", "--out {}", "-o {}"])
+def test_an_interrupted_run_says_where_it_goes_on_from(there, says, option, tmp_path):
+    for name, value in there.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(json.dumps(value))
+    arguments = ["run", "demo", *option.format(tmp_path).split(" ")]
+    assert _how_to_go_on(arguments).startswith(f"{says} with: cadiff run demo")
+
+
+def test_the_remedy_for_a_dataset_without_labels_works_as_it_is_printed(tmp_path, linear_brain):
+    """The same --set is understood by a stage and by the whole run."""
+    data = shutil.copytree(linear_brain, tmp_path / "data")
+    stimuli = pd.read_csv(data / "stimuli.tsv", sep="\t").assign(label="n/a", imagenet_index="n/a")
+    stimuli.to_csv(data / "stimuli.tsv", sep="\t", index=False)
+    with pytest.raises(DataError, match="label_start needs training stimuli") as refused:
+        start_labels(DiffuseConfig(label_start=True), BrainDataset.open(data), load_prior())
+    remedy = str(refused.value).rpartition("--set ")[2].rstrip(".")
+    assert preset_configs("demo", [])["diffuse"].label_start
+    assert not preset_configs("demo", [remedy])["diffuse"].label_start
+    assert load("diffuse", "demo", None).label_start and not load("diffuse", "demo", [remedy]).label_start
+    assert load("diffuse", None, ["diffuse.fit.seed=3"]) == load("diffuse", None, ["fit.seed=3"])
 
 
 def test_data_describe_names_splits_rois_and_the_next_command(linear_brain):

@@ -147,6 +147,11 @@ def folder_digest(folder: Path, suffixes: tuple[str, ...] | None = None) -> str:
     return hashlib.sha256(listing.encode()).hexdigest()
 
 
+def dataset_digest(description: Mapping[str, Any]) -> str:
+    """Identifies the content of a dataset by the checksums in its dataset_description.json."""
+    return hashlib.sha256(json.dumps(description.get("sha256", {}), sort_keys=True).encode()).hexdigest()
+
+
 def provenance(**extra: Any) -> dict[str, Any]:
     """Where an artefact comes from: versions, time, command, and what the caller adds (seed, input digests)."""
     versions = {"python": platform.python_version()}

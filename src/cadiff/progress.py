@@ -1,8 +1,11 @@
-"""What a training shows while it runs: steps, samples a second, loss; and how long the compiler took."""
+"""What a training or a drawing shows while it runs: steps and how fast they are; of a training the loss, and how long the
+compiler took. In a terminal the line moves; in a file it is one line at the end."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -21,6 +24,21 @@ def progress() -> Progress:
         TextColumn("{task.fields[loss]}"),
     )
     return Progress(*columns, disable=not is_main())
+
+
+@contextmanager
+def counted(description: str, total: int) -> Iterator[Callable[[], None]]:
+    """The line of something that is no training; each call of what it gives is a step."""
+    started = time.perf_counter()
+    with progress() as bar:
+        task = bar.add_task(description, total=total, rate="", loss="")
+
+        def step() -> None:
+            bar.advance(task)
+            rate = bar.tasks[0].completed / max(1e-9, time.perf_counter() - started)
+            bar.update(task, rate=f"{rate:.3g}/s")
+
+        yield step
 
 
 class Bar:

@@ -1,4 +1,4 @@
-"""Training pictures of different sizes: every baseline takes the side that `bayes` takes, and says so."""
+"""Training pictures of different sizes or no squares: every baseline takes the side that `bayes` takes, and says so."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_pictures_of_different_sizes_are_brought_to_the_side_of_the_first(name, 
     assert found.images(found.conditions[0]).shape == (2, 1, side, side, 3)
     about = read_json(out / "config.json")
     assert about["config"]["options"]["size"] == side
-    assert "16, that of the first training picture" in about["provenance"]["picture_size"]
+    assert "16, the shorter side of the first training picture" in about["provenance"]["picture_size"]
     asked = run_baseline(name, folder, tmp_path / "asked", size=side, **options)
     assert "picture_size" not in read_json(asked / "config.json")["provenance"]
     for file in found.table["file"]:
@@ -70,12 +70,17 @@ def test_a_fit_without_the_stage_takes_the_same_side(name, tmp_path, rng):
 
 
 @pytest.mark.parametrize("name", NAMES[:-1])
-def test_pictures_of_one_size_stay_as_they_are_square_or_not(name, tmp_path, rng):
-    folder = world(tmp_path / "data", rng, [(12, 20)] * 10)
-    out = run_baseline(name, folder, tmp_path / "out", **FEATURES.get(name, {}))
+def test_squares_of_one_size_stay_as_they_are_and_others_give_their_middle_squares(name, tmp_path, rng):
+    folder = world(tmp_path / "squares", rng, [(12, 12)] * 10)
+    out = run_baseline(name, folder, tmp_path / "as-they-are", **FEATURES.get(name, {}))
     found, about = open_reconstructions(out), read_json(out / "config.json")
-    assert found.images(found.conditions[0]).shape[2:4] == (12, 20)
+    assert found.images(found.conditions[0]).shape[2:4] == (12, 12)
     assert "size" not in about["config"]["options"] and "picture_size" not in about["provenance"]
+    folder = world(tmp_path / "wide", rng, [(12, 20)] * 10)
+    out = run_baseline(name, folder, tmp_path / "middle", **FEATURES.get(name, {}))
+    found, about = open_reconstructions(out), read_json(out / "config.json")
+    assert found.images(found.conditions[0]).shape[2:4] == (12, 12)
+    assert about["config"]["options"]["size"] == 12 and "no squares" in about["provenance"]["picture_size"]
 
 
 def test_an_encoding_model_takes_pictures_of_different_sizes(tmp_path, rng):
@@ -84,7 +89,7 @@ def test_an_encoding_model_takes_pictures_of_different_sizes(tmp_path, rng):
 
 
 def test_shown_pictures_are_those_of_the_dataset(tmp_path, rng):
-    data = BrainDataset.open(world(tmp_path / "data", rng, [(12, 20)] * 4))
+    data = BrainDataset.open(world(tmp_path / "data", rng, [(12, 12)] * 4))
     names = data.stimulus_ids("train")
     assert common_side(data, names) is None
     np.testing.assert_array_equal(shown_pictures(data, names), data.images(names))

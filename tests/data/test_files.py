@@ -44,6 +44,19 @@ def test_a_header_that_claims_more_than_there_is_is_refused(tmp_path, shape, com
         Archive(tmp_path / "a.npz")["x"]
 
 
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.9])
+def test_a_file_that_is_cut_off_is_said_to_be(tmp_path, rng, save, share):
+    values = rng.normal(size=(40, 50))
+    np.save(tmp_path / "a.npy", values)
+    save(tmp_path / "a.npz", values)
+    for file, opened in (("a.npy", open_npy), ("a.npz", Archive)):
+        whole = (tmp_path / file).read_bytes()
+        (tmp_path / file).write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(DataError, match=r"cut off or damaged.*copy it again"):
+            opened(tmp_path / file)
+
+
 class Evil:
     def __reduce__(self):
         return (exec, ("raise SystemExit('code of the file ran')",))

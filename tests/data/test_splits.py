@@ -84,6 +84,35 @@ def test_validation_keeps_groups_together(tmp_path, by):
     assert not np.array_equal(held, split_train(ds, 0.25, seed=4, by=by)[1])
 
 
+@pytest.mark.parametrize("by", ["stimulus", "class"])
+def test_one_picture_under_two_names_falls_on_one_side(tmp_path, by):
+    """By class the classes of both names stay together too."""
+    names = [f"{c}{i}" for c in "abcdefgh" for i in range(2)]
+    ds = make(tmp_path, names, ["z1"], same_image=("a0", "c1", "e1"))
+    group = np.array([name[0] if by == "class" else name for name in names])
+    for seed in range(8):
+        parts = [split_train(ds, 0.4, seed, by), *k_folds(ds, 3, seed, by)]
+        for fit, held in parts:
+            assert not set(group[fit]) & set(group[held])
+            assert len({"a0", "c1", "e1"} & {names[row] for row in held}) in (0, 3)
+        tested = np.concatenate([held for _, held in parts[1:]])
+        np.testing.assert_array_equal(np.sort(tested), ds.rows("train"))
+    check_disjoint(BrainDataset.open(write_folds(ds, tmp_path / "folds", 2, by=by)[0]))
+
+
+def test_where_no_picture_has_two_names_groups_are_drawn_by_name_alone(tmp_path):
+    """Also where only labels are known, and no picture has a checksum."""
+    names = [f"{c}{i}" for c in "abcde" for i in range(4)] * 2
+    ds = make(tmp_path, names, ["z1"])
+    blind = BrainDataset(ds.folder, ds.description, ds.trials, ds.voxels, ds.stimuli.assign(sha256=np.nan))
+    for found in (ds, blind):
+        for (fit, held), expected in zip(k_folds(found, 4, 2), k_folds(names, 4, 2), strict=True):
+            np.testing.assert_array_equal(fit, expected[0])
+            np.testing.assert_array_equal(held, expected[1])
+        classes = [name[0] for name in names]
+        np.testing.assert_array_equal(split_train(found, 0.3, 5, "class")[1], split_train(classes, 0.3, 5)[1])
+
+
 def test_folds_hold_out_everything_once():
     names = ["x", "y", "x", "z", "w", "y", "v"]
     folds = k_folds(names, 3, seed=0)

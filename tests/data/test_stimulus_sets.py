@@ -89,7 +89,10 @@ def table_of(folder, content):
         (b"\xff\xfe\x00a", r"labels\.tsv cannot be read as a table"),
         ("file\tlabel\na.png\tx\ty\tz\n", r"labels\.tsv cannot be read as a table"),
         ("file\tlabel\na.png\tx\tmore\nb.png\ty\tmore\n", r"labels\.tsv cannot be read as a table"),
-        ("file,label\na.png,x\n", r"no column 'file' \(found: file,label; tabs between\?\)"),
+        (
+            "file,label\na.png,x\n",
+            r"no column 'file' \(found: file,label; are there tabs between the columns\?\)",
+        ),
         ("file\tlabel\n", "holds no picture"),
         ("file\tlabel\na.png\tx\nn/a\ty\n", r"row 2 names no file"),
         ("file\tlabel\na.png\tx\n\ty\n", r"row 2 names no file"),

@@ -57,7 +57,7 @@ def test_bad_voxels_are_refused_or_dropped(tmp_path, rng):
     betas[3, 2], betas[0, 6] = np.nan, np.inf
     voxels = VOXELS.assign(x=range(7))
     with (
-        pytest.raises(DataError, match=r"2 of 7 voxels.*first: voxel 3"),
+        pytest.raises(DataError, match=r"2 of 7 voxels.*first: voxel 3.*--set bad_voxels=drop"),
         dataset_writer(tmp_path / "out", name="n", subject="s", voxels=voxels) as writer,
     ):
         writer.add_trials(betas, trials([None] * 5, "unlabelled"))
@@ -67,6 +67,25 @@ def test_bad_voxels_are_refused_or_dropped(tmp_path, rng):
     data = BrainDataset.open(tmp_path / "out", verify=True)
     np.testing.assert_array_equal(data.betas, betas[:, [0, 1, 3, 4, 5]].astype(np.float32))
     assert list(data.voxels["x"]) == [0, 1, 3, 4, 5] and data.description["dropped_voxels"] == 2
+    assert list(data.voxels["source_voxel"]) == [1, 2, 4, 5, 6]  # as messages count them
+
+
+def test_numbers_that_voxels_already_had_are_kept(tmp_path, rng):
+    betas = rng.normal(size=(5, 7))
+    betas[3, 2] = np.nan
+    voxels = VOXELS.assign(source_voxel=range(101, 108))
+    with dataset_writer(tmp_path / "out", name="n", subject="s", voxels=voxels, bad_voxels="drop") as writer:
+        writer.add_trials(betas, trials([None] * 5, "unlabelled"))
+    data = BrainDataset.open(tmp_path / "out")
+    assert list(data.voxels["source_voxel"]) == [101, 102, 104, 105, 106, 107]
+
+
+def test_a_dataset_of_bad_voxels_alone_is_refused(tmp_path):
+    with (
+        pytest.raises(DataError, match=r"all 7 voxels hold NaN .*none would be left"),
+        dataset_writer(tmp_path / "out", name="n", subject="s", voxels=VOXELS, bad_voxels="drop") as writer,
+    ):
+        writer.add_trials(np.full((5, 7), np.nan), trials([None] * 5, "unlabelled"))
 
 
 @pytest.mark.parametrize("stimulus_id", ["../out", "a/b", ".hidden", "a\\b", "a\0b"])

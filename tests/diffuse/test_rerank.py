@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from cadiff.config import load_config
 from cadiff.diffuse.controls import Rows, derangement
@@ -141,17 +140,17 @@ def pipeline_folder(pipeline, tmp_path):
 def test_a_generation_has_noise_of_its_own_and_stays_near_its_parents(pipeline):
     rows = {"brain": Rows(pipeline.conditioner.null(1), None, np.zeros(2, np.int64))}
     drawing = Drawing(settings(num_inference_steps=10), pipeline, rows, 2)
-    picks, bar = [Pick(0, "brain", 0), Pick(1, "brain", 3)], tqdm(disable=True)
-    first = drawing.latents(picks, bar)
-    assert torch.equal(drawing.latents(picks, bar), first)
-    other = drawing.latents(picks, bar, parents=first, strength=0.5, generation=1)
-    again = drawing.latents(picks, bar, parents=first, strength=0.5, generation=2)
+    picks, step = [Pick(0, "brain", 0), Pick(1, "brain", 3)], lambda: None
+    first = drawing.latents(picks, step)
+    assert torch.equal(drawing.latents(picks, step), first)
+    other = drawing.latents(picks, step, parents=first, strength=0.5, generation=1)
+    again = drawing.latents(picks, step, parents=first, strength=0.5, generation=2)
     assert not torch.allclose(other, again)
-    elsewhere = drawing.latents(picks, bar, parents=first + 1.0, strength=0.5, generation=1)
+    elsewhere = drawing.latents(picks, step, parents=first + 1.0, strength=0.5, generation=1)
     assert not torch.allclose(other, elsewhere)
-    near = drawing.latents(picks, bar, parents=first, strength=0.1, generation=1)
+    near = drawing.latents(picks, step, parents=first, strength=0.1, generation=1)
     assert (near - first).abs().mean() < 0.5 * (other - first).abs().mean()
-    alone = drawing.latents(picks[1:], bar, parents=first[1:], strength=0.5, generation=1)
+    alone = drawing.latents(picks[1:], step, parents=first[1:], strength=0.5, generation=1)
     torch.testing.assert_close(alone, other[1:])
 
 
@@ -161,8 +160,8 @@ def test_the_bar_ends_at_its_total(pipeline_folder, dataset_folder, tmp_path, ca
             rerank="encoding", rerank_rounds=3, batch_size=batch, controls=("prior_only", "shuffled")
         )
         reconstruct(config, pipeline_folder, dataset_folder, tmp_path / str(batch))
-        last = capfd.readouterr().err.split("pictures: ")[-1]
-        done, total = re.search(r" (\d+)/(\d+) ", last).groups()
+        (line,) = [line for line in capfd.readouterr().out.splitlines() if line.startswith("pictures")]
+        done, total = re.search(r" (\d+)/(\d+) ", line).groups()
         assert done == total
 
 

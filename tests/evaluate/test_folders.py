@@ -14,8 +14,9 @@ from cadiff.data.dataset import BrainDataset
 from cadiff.errors import ArtifactError, ConfigError, DataError
 from cadiff.evaluate import EvaluateConfig, evaluate
 from cadiff.evaluate.folders import open_pictures
-from cadiff.evaluate.pictures import open_stimuli, resize, stimulus_images
+from cadiff.evaluate.pictures import open_stimuli, stimulus_images
 from cadiff.evaluate.systems import System
+from cadiff.framing import framed
 
 IDS = ["n01_12", "n01_1", "cat"]
 PIXELS = EvaluateConfig(judge=None, num_bootstrap=200)
@@ -198,7 +199,7 @@ def test_pictures_of_several_sizes_in_one_folder_are_brought_to_the_size_asked_f
     found = open_pictures(tmp_path, IDS)
     with pytest.raises(DataError, match=r"differ in size .* --set size="):
         found.images("brain")
-    expected = [resize(shown[name], (16, 16)) for name in IDS]
+    expected = [framed(shown[name], (16, 16)) for name in IDS]
     np.testing.assert_array_equal(found.images("brain", 16)[:, 0], expected)
     np.testing.assert_array_equal(System("brain", found, "brain", "").images(16)[:, 0], expected)
 

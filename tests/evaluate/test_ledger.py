@@ -12,9 +12,11 @@ import pytest
 
 from cadiff.artifacts import read_json, sha256_file
 from cadiff.data.dataset import BrainDataset, write_dataset
+from cadiff.data.prepare import PrepareConfig, prepare
 from cadiff.data.splits import resplit, write_folds
 from cadiff.evaluate import EvaluateConfig, evaluate
-from cadiff.evaluate.ledger import NAME, read_ledger, record_look
+from cadiff.evaluate.ledger import record_look
+from cadiff.looks import NAME, read_ledger, read_lines
 
 
 @pytest.fixture
@@ -171,3 +173,33 @@ def test_looks_at_the_same_time_are_counted_one_after_the_other(tmp_path):
     lines, intact = read_ledger(tmp_path / NAME)
     assert intact
     assert [line["look"] for line in lines] == list(range(1, 41))
+
+
+def test_a_prepared_copy_goes_on_counting(tmp_path):
+    """The test trials are the same, so looks at them were looks at these; the chain says where it was taken over."""
+    data = write_small(tmp_path / "data", ["train"] * 6 + ["test"] * 2)
+    for digest in "ab":
+        look(data.folder, digest)
+    parent = (data.folder / NAME).read_bytes()
+    made = prepare(data, tmp_path / "made", PrepareConfig(normalise="voxel"))
+    found = look(made, "c")
+    assert (found.looks_before, found.systems_before, found.intact) == (2, 2, True)
+    assert "2 of them before it was copied" in found.stamp
+    (taken,) = [line["taken_over"] for line in read_lines(made / NAME)[0] if "taken_over" in line]
+    assert taken == {"dataset": "data", "looks": 2}
+    assert (made / NAME).read_bytes().startswith(parent) and (data.folder / NAME).read_bytes() == parent
+    assert [line["look"] for line in read_ledger(made / NAME)[0]] == [1, 2, 3]
+    again = prepare(BrainDataset.open(made), tmp_path / "again", PrepareConfig())
+    assert look(again, "d").looks_before == 3 and read_ledger(again / NAME)[1]
+    BrainDataset.open(again, verify=True)
+
+
+def test_a_broken_chain_stays_broken_in_a_copy_and_none_makes_none(tmp_path):
+    data = write_small(tmp_path / "data", ["train"] * 6 + ["test"] * 2)
+    assert not (prepare(data, tmp_path / "none") / NAME).exists()
+    look(data.folder)
+    path = data.folder / NAME
+    path.write_text(path.read_text() + "scribble")
+    made = prepare(data, tmp_path / "made")
+    found = look(made, "b")
+    assert (found.looks_before, found.intact) == (1, False)

@@ -170,6 +170,22 @@ def test_the_protocol_names_subjects_samples_and_images():
     assert found["variance"] is None and pool_subjects(parts)["variance"]["levels"]["subject"] == 4
 
 
+def test_controls_of_unequal_numbers_of_training_pictures_are_remarked_on():
+    """However many were asked for, which is 200 in all of them."""
+    parts = [
+        part(
+            f"e{i}",
+            [f"{i}-{j}" for j in range(8)],
+            subject=f"sub-{i}",
+            stimuli={"split": "test", "training_pictures": n},
+        )
+        for i, n in enumerate((200, 200, 30))
+    ]
+    remark = "Controls made of training pictures are made of unequal numbers of them."
+    assert remark in pool_subjects(parts)["remarks"]
+    assert remark not in pool_subjects(parts[:2])["remarks"]
+
+
 def test_pictures_are_the_same_by_their_content_not_by_their_name():
     one = part("a", ["x", "y"], subject="s1")
     renamed = replace(

@@ -75,11 +75,12 @@ def test_folders_that_were_scored_against_are_systems_once(score, tmp_path):
     assert [s.name for s in open_all([one], ["us"])] == ["us", "rival"]
 
 
-def test_what_a_rival_learnt_from_is_read_from_its_own_folder(score, tmp_path):
+@pytest.mark.parametrize("key", ["training_trials", "trials"])  # the second before 2026-11-23
+def test_what_a_rival_learnt_from_is_read_from_its_own_folder(score, tmp_path, key):
     score("other", brain=0.9)
     settings = tmp_path / "other-pictures" / "config.json"
     config = {"average_repeats": True, "baseline": "ridge"}
-    write_json(settings, {**read_json(settings), "config": config, "provenance": {"trials": 7}})
+    write_json(settings, {**read_json(settings), "config": config, "provenance": {key: 7}})
     systems = open_all([score("one", brain=0.2, against={"rival": tmp_path / "other-pictures"})], None)
     assert [(s.name, s.training_trials, s.method) for s in systems] == [
         ("one", 30, "one"),

@@ -1,7 +1,9 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -11,6 +13,7 @@ from cadiff.errors import ArtifactError
 from cadiff.evaluate import EvaluateConfig, evaluate
 from cadiff.report import compare, report
 from cadiff.report.facts import interval, number, p_text, plural, verdict
+from cadiff.report.inputs import open_evaluated
 from cadiff.report.notes import notes
 
 PIXELS = EvaluateConfig(judge=None, num_bootstrap=200, train_pictures=0)
@@ -215,6 +218,19 @@ def test_selection_on_test_and_unbeaten_attacks_are_serious(evaluation):
     row |= {"gain": 0.01, "difference": 0.01, "ci95": [-0.1, 0.12]}
     serious = {note.title for note in notes(scores, None) if note.serious}
     assert {"Selected on test", "The ledger was changed", "Not shown to beat one picture for all"} <= serious
+
+
+def test_the_page_shows_what_was_scored_of_a_stimulus_that_is_no_square(
+    write_reconstructions, linear_brain, tmp_path, rng
+):
+    data = Path(shutil.copytree(linear_brain, tmp_path / "data"))
+    wide = rng.integers(0, 256, (90, 120, 3), np.uint8)
+    Image.fromarray(wide).save(data / "stimuli" / "test-0.png")
+    made = evaluate(PIXELS, write_reconstructions(brain=0.3), data, tmp_path / "evaluation")
+    assert "middle part" in read_json(made / "evaluation.json")["pictures"]["resizing"]
+    np.testing.assert_array_equal(open_evaluated(made).stimulus("test-0"), wide[:, 15:105])
+    square = BrainDataset.open(data).image("test-1")
+    np.testing.assert_array_equal(open_evaluated(made).stimulus("test-1"), square)
 
 
 def test_what_a_folder_of_pictures_says_against_itself_is_serious_on_every_page(

@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 from filelock import FileLock
 
-from cadiff.artifacts import read_json, write_json
+from cadiff.artifacts import provenance, read_json, write_json
 from cadiff.errors import ArtifactError, ConfigError, UserError
-from cadiff.evaluate.ledger import NAME, read_ledger
 from cadiff.experiments import steps
+from cadiff.looks import NAME, read_ledger
 from cadiff.runs import LOCK
 from cadiff.sweep import Given, compare_made, describe, plan_sweep, run_sweep
 from cadiff.sweep.drive import Work, drive
@@ -36,6 +36,21 @@ rows:
 
 def sweep(table, out, executor, **options):
     return run_sweep(table, out, executor=executor, jobs=1, show=False, **options)
+
+
+def test_a_stage_records_the_command_of_the_sweep(write, made, executor, tmp_path, monkeypatch):
+    """What starts the processes of a sweep is no command of the user's; this one can be pasted into a shell."""
+    table, out = write("corpus: []\nrows: [{name: pixels, baseline: ridge-pixels}]"), tmp_path / "out"
+    monkeypatch.setattr("sys.argv", ["/usr/bin/cadiff", "sweep", str(table), "--out", str(out)])
+    assert not sweep(table, out, executor).failed
+    (cell,) = executor.started
+    for record in (
+        *out.glob("stages/baseline-*/config.json"),
+        *out.glob("stages/evaluate-*/evaluation.json"),
+    ):
+        assert read_json(record)["provenance"]["command"] == f"cadiff sweep {table} --out {out}  # {cell}"
+    monkeypatch.undo()
+    assert "#" not in provenance()["command"]
 
 
 def test_what_is_there_is_compared_without_running_anything(write, made, executor, tmp_path):

@@ -17,8 +17,8 @@ from cadiff.data.dataset import BrainDataset
 from cadiff.diffuse.pipeline import open_pipeline
 from cadiff.diffuse.stage import DiffuseConfig, diffuse
 from cadiff.encoding.ridge import fit_ridge
-from cadiff.evaluate.ledger import NAME, read_ledger
 from cadiff.experiments import run_experiment
+from cadiff.looks import NAME, read_ledger
 from cadiff.trace import find_run, trace
 from cadiff.trace.starts import held_out_start, tuning_settings
 from cadiff.trace.stations import Inputs, random_encoder, stations

@@ -63,7 +63,7 @@ class RidgePixels:
         """Fits on training trials.
 
         Args:
-            size: side of the pictures in pixels; when absent as they are, or that of the first where sizes differ.
+            size: side of the pictures in pixels; when absent as they are, or the first's where they differ or are no squares.
             num_components: principal components of the training pictures to predict; all of them when absent. Each is as large
                 as a picture in float32, in memory and in the saved model.
             per_target: a penalty for every component instead of one for all.

@@ -212,7 +212,7 @@ def run_baseline(
             if side is not None:
                 options["size"] = side
                 learnt["picture_size"] = (
-                    f"{side}, that of the first training picture, since their sizes differ"
+                    f"{side}, the shorter side of the first training picture, since they differ in size or are no squares"
                 )
         baseline, kept = cls.fit(data, rows, **{**where, **options}), _plain(options)
         learnt |= {"training_trials": len(rows), "training_stimuli": len(data.stimulus_ids("train"))}

@@ -18,6 +18,7 @@ nothing written), 130 interrupted.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shlex
 import sys
@@ -209,4 +210,23 @@ def _how_to_go_on(arguments: Sequence[str]) -> str:
             return "Run the same command again; what is finished stays and is skipped."
         return "No result was written; run the same command again."
     resumed = arguments if "--resume" in arguments else [*arguments, "--resume"]
-    return f"Go on from the last checkpoint with: {shlex.join(['cadiff', *resumed])}"
+    return f"{_where_from(_out_of(arguments))} with: {shlex.join(['cadiff', *resumed])}"
+
+
+def _out_of(arguments: Sequence[str]) -> Path:
+    """What --out says; `demo` has one of its own."""
+    for i, word in enumerate(arguments):
+        name, sign, value = word.partition("=")
+        if name in ("--out", "-o") and (sign or arguments[i + 1 :]):
+            return Path(value if sign else arguments[i + 1])
+    return Path("demo")
+
+
+def _where_from(out: Path) -> str:
+    for place in (out, *out.glob("*/")):
+        if any(place.glob("trainer*/state.json")):
+            return "Go on from the last checkpoint"
+    runs = [json.loads(record.read_text()) for record in out.glob("*/run.json")]
+    if any(run.get("status") == "complete" for run in runs):
+        return "Go on after the last finished stage"
+    return "There is no checkpoint yet: start from the beginning"

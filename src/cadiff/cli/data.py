@@ -27,10 +27,17 @@ def data_import(
 
     Importing the same source again with the same options changes nothing.
     """
+    from cadiff.data.dataset import BrainDataset
     from cadiff.data.readers import parse_options, read
 
     made = read(reader, source, out, **parse_options(set_ or []))
     if (made / "dataset_description.json").is_file():
+        data = BrainDataset.open(made)
+        if dropped := data.description.get("dropped_voxels"):
+            typer.echo(
+                f"{dropped} of {len(data.voxels) + dropped} voxels dropped, for NaN or infinite values; source_voxel in "
+                "voxels.tsv has the numbers of the others."
+            )
         next_command("data", "doctor", made)
     else:  # a reader of many subjects made a folder of datasets
         next_command(
@@ -94,7 +101,11 @@ def data_doctor(
         typer.echo(f"page: {html.resolve()}")
     if diagnosis.exit_code:
         raise typer.Exit(diagnosis.exit_code)
-    next_command("contrast", dataset, out=Path("runs/contrast"))
+    stimuli = diagnosis.finding("splits").details["stimuli"]
+    if stimuli["train"] > 1 and not stimuli["test"]:
+        next_command("data", "split", dataset, out=dataset.with_name(dataset.name + "-split"), fraction="0.2")
+    else:
+        next_command("contrast", dataset, out=Path("runs/contrast"))
 
 
 def data_split(

@@ -34,10 +34,11 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on with an unfinished
 def load(
     section: str, preset: str | None, overrides: Sequence[str] | None, protocol: str | None = None
 ) -> Any:
-    """The settings of a stage: defaults, preset, protocol, overrides."""
+    """The settings of a stage: defaults, preset, protocol, overrides; `diffuse.fit.steps=5`, as for `cadiff run`, will do too."""
     from cadiff.experiments import stage_config
 
-    return stage_config(section, preset, overrides or (), protocol)
+    own = [text.removeprefix(f"{section}.") for text in overrides or ()]
+    return stage_config(section, preset, own, protocol)
 
 
 def inside(folder: Path, name: str) -> Path:

@@ -1,7 +1,5 @@
 """What phases 1 and 2 train on: preprocessed trials as one pool, and schedules counted in epochs."""
 
-import hashlib
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import Field, model_validator
 
+from cadiff import artifacts
 from cadiff.data.dataset import BrainDataset
 from cadiff.data.preprocess import Preprocessor
 from cadiff.errors import DataError
@@ -87,6 +86,4 @@ class TrialPool:
 
 def dataset_digest(dataset: BrainDataset) -> str:
     """Identifies the content of a dataset by the checksums in its description."""
-    return hashlib.sha256(
-        json.dumps(dataset.description.get("sha256", {}), sort_keys=True).encode()
-    ).hexdigest()
+    return artifacts.dataset_digest(dataset.description)

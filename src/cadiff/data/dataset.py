@@ -21,6 +21,7 @@ from PIL import Image
 
 from cadiff.artifacts import read_json, sha256_file, what_is_at
 from cadiff.errors import ArtifactError, DataError
+from cadiff.framing import framed
 
 FORMAT = 1
 SPLITS = ("train", "test", "unlabelled")
@@ -126,7 +127,7 @@ class BrainDataset:
             ) from None
 
     def images(self, stimulus_ids: Sequence[str], size: int | None = None) -> np.ndarray:
-        """Pictures, uint8 (n, H, W, 3); resized (bicubic, antialiased) to `size` pixels square when given.
+        """Pictures, uint8 (n, H, W, 3); their middle squares at `size` pixels a side when given, by `cadiff.framing`.
 
         Raises:
             DataError: a stimulus without a picture, one that cannot be read, or sizes that differ where `size` is not given.
@@ -134,8 +135,8 @@ class BrainDataset:
         pictures = np.empty((0, size or 0, size or 0, 3), np.uint8)
         for i, stimulus_id in enumerate(stimulus_ids):
             picture = self.image(stimulus_id)
-            if size is not None and picture.shape[:2] != (size, size):
-                picture = np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC))
+            if size is not None:
+                picture = framed(picture, (size, size))
             if i == 0:  # filled one by one: none is in memory twice
                 pictures = np.empty((len(stimulus_ids), *picture.shape), np.uint8)
             if picture.shape != pictures.shape[1:]:

@@ -95,8 +95,11 @@ def roi_ceilings(dataset: BrainDataset) -> list[tuple[str, int, np.ndarray]]:
 def warnings(dataset: BrainDataset) -> list[str]:
     """What a stage would refuse or a reader should know, one sentence each."""
     missing = [split for split in ("train", "test") if not len(dataset.rows(split))]
-    needs = {"train": "every stage", "test": "`cadiff reconstruct`"}
-    found = [f"there are no {split} trials: {needs[split]} needs them." for split in missing]
+    needs = {
+        "train": "every stage needs them.",
+        "test": "`cadiff reconstruct` needs them, and `cadiff data split` holds stimuli out.",
+    }
+    found = [f"there are no {split} trials: {needs[split]}" for split in missing]
     if len(missing) == 2 and len(dataset.rows("unlabelled")):
         found = ["all trials are unlabelled: they can train phase 1 (`cadiff contrast`) and nothing else."]
     try:
@@ -105,7 +108,9 @@ def warnings(dataset: BrainDataset) -> list[str]:
         found.append(str(error))
     bad, constant = _voxel_health(dataset.betas)
     if bad:
-        found.append(f"{bad} voxels hold NaN or infinite values: mask them out and import again.")
+        found.append(
+            f"{bad} voxels hold NaN or infinite values: import again without them (--set bad_voxels=drop)."
+        )
     if constant:
         found.append(
             f"{constant} voxels never change; they carry nothing and stay at zero after normalisation."
@@ -117,9 +122,13 @@ def warnings(dataset: BrainDataset) -> list[str]:
         found.append(f"{len(missing)} stimuli have no picture in stimuli/ (first: {missing[0]!r}).")
     if dataset.stimuli["label"].isna().any():
         found.append("some stimuli have no class label: label baselines and splits by class cannot use them.")
-    repeated = dataset.trials["stimulus_id"].dropna().duplicated().any()
-    if repeated and dataset.voxels["noise_ceiling"].isna().all():
-        found.append("no noise ceiling is known: averages of repeats cannot be rescaled to single trials.")
+    again = dataset.trials.duplicated(["split", "stimulus_id"]) & dataset.trials["stimulus_id"].notna()
+    by = next((s for s in ("train", "test") if (dataset.trials["split"][again] == s).any()), None)
+    if by is not None and dataset.voxels["noise_ceiling"].isna().all():
+        found.append(
+            "no noise ceiling is known, so averages of repeats cannot be rescaled to single trials: "
+            f"`cadiff data prepare --set noise_ceiling={by}` estimates it."
+        )
     return found
 
 

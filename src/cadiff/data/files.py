@@ -174,4 +174,6 @@ def _reason(error: Exception) -> str:
     reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     if "pickle" in reason:  # numpy's advice, to load it unsafely, is not ours
         return "it is not a numpy file, or one of Python objects"
+    if isinstance(error, (zipfile.BadZipFile, EOFError)) or "mmap length" in reason or "EOF" in reason:
+        return "it is cut off or damaged, or no file of this kind; copy it again"
     return reason

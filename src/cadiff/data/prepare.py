@@ -25,6 +25,7 @@ from cadiff.data.preprocess import TINY_STD, choose_voxels
 from cadiff.data.reliability import noise_ceiling, split_half
 from cadiff.data.writer import CHUNK_ROWS, copy_stimuli, dataset_writer
 from cadiff.errors import DataError
+from cadiff.looks import take_over
 
 CHUNK_VOXELS = 512
 OFFICIAL_PATCH = 16
@@ -96,6 +97,7 @@ def prepare(dataset: BrainDataset, out: Path, config: PrepareConfig | None = Non
         copy_stimuli(dataset, writer, set(dataset.stimuli.index) - gone)
         for some in _chunks(rows, CHUNK_ROWS):
             writer.add_trials(scaling(dataset.betas, some), dataset.trials.iloc[some])
+        take_over(dataset.folder, writer.folder)  # test trials stay
     return out
 
 

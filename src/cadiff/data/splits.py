@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -94,7 +94,8 @@ def split_train(
     """Holds out about `fraction` of the training stimuli (or classes) for validation: (rows to fit, rows held out).
 
     source: a dataset, whose training trials are split; or a group name per row (stimulus ids or labels), and then `by`
-    is not looked at. All rows of a group fall on the same side, and both sides get at least one group.
+    is not looked at. All rows of a group fall on the same side, and both sides get at least one group. Of a dataset, groups
+    that show one picture under several names (by the sha256 of its file) are one.
     """
     if not 0.0 < fraction < 1.0:
         raise ConfigError(f"The validation fraction is {fraction:g}; expected a number between 0 and 1.")
@@ -127,16 +128,34 @@ def _grouped(source: BrainDataset | Sequence[str], by: str) -> tuple[Rows, np.nd
         return np.arange(len(source)), np.asarray(source, dtype=str)
     rows = source.rows("train")
     ids = source.trials["stimulus_id"].iloc[rows]
+    names = list(dict.fromkeys(ids))
     if by == "stimulus":
-        return rows, ids.to_numpy(dtype=str)
+        return rows, _joined({name: str(name) for name in names}, ids, source)
     labels = source.stimuli["label"]
-    unlabelled = [name for name in dict.fromkeys(ids) if not _known(labels[name])]
+    unlabelled = [name for name in names if not _known(labels[name])]
     if unlabelled:
         raise DataError(
             f"Stimulus {unlabelled[0]!r} has no class label ({len(unlabelled)} such in {source.folder}); "
             "split by stimulus instead."
         )
-    return rows, np.array([str(labels[name]) for name in ids])
+    return rows, _joined({name: str(labels[name]) for name in names}, ids, source)
+
+
+def _joined(groups: dict[str, str], ids: Iterable[str], source: BrainDataset) -> np.ndarray:
+    """The group of each of `ids`; those that hold one picture under several names are one, called as the first of them."""
+    merged: dict[str, str] = {}
+
+    def root(group: str) -> str:
+        while group in merged:
+            group = merged[group]
+        return group
+
+    first: dict[str, str] = {}
+    for name, group in groups.items():
+        digest = source.stimuli["sha256"].get(name)
+        if _known(digest) and (earlier := root(first.setdefault(str(digest), group))) != root(group):
+            merged[root(group)] = earlier
+    return np.array([root(groups[name]) for name in ids])
 
 
 def _shuffled_names(groups: np.ndarray, seed: int, needed: int) -> np.ndarray:

@@ -24,6 +24,7 @@ from PIL import Image
 
 from cadiff.data.dataset import read_table
 from cadiff.errors import DataError
+from cadiff.framing import framed
 
 PICTURES = (".png", ".jpg", ".jpeg")
 SHIPPED = "stimuli.zip"
@@ -45,12 +46,12 @@ class StimulusSet:
     """file -> picture."""
 
     def images(self, stimulus_ids: Sequence[str], size: int) -> np.ndarray:
-        """Pictures uint8 (n, size, size, 3): the central square, resized bicubically with antialiasing."""
+        """Pictures uint8 (n, size, size, 3): their middle squares, by `cadiff.framing`."""
         files = self.table.set_index("stimulus_id")["file"]
         out = np.empty((len(stimulus_ids), size, size, 3), np.uint8)
         for row, name in enumerate(stimulus_ids):
             try:
-                out[row] = _square(self.read(str(files[name])), size)
+                out[row] = framed(np.asarray(self.read(str(files[name])).convert("RGB")), (size, size))
             except OSError as error:
                 raise DataError(
                     f"The picture of stimulus {name!r}, {files[name]}, cannot be read: {error}."
@@ -121,7 +122,8 @@ def _read_table(path: Path) -> pd.DataFrame:
     for column in ("file", "label"):
         if column not in table:
             there = ", ".join(map(str, table.columns))
-            raise DataError(f"{path} has no column {column!r} (found: {there}; tabs between?).")
+            tabs = "; are there tabs between the columns?" if len(table.columns) == 1 else ""
+            raise DataError(f"{path} has no column {column!r} (found: {there}{tabs}).")
     if table["file"].isna().any():
         row = int(table["file"].isna().to_numpy().argmax()) + 1
         raise DataError(f"{path}: row {row} names no file; every row needs a picture.")
@@ -153,13 +155,3 @@ def imagenet_indices() -> dict[str, int]:
         return {}
     prior = json.loads(asset.read_text())
     return dict(zip(prior["classes"], prior.get("imagenet_index") or [], strict=False))
-
-
-def _square(picture: Image.Image, size: int) -> np.ndarray:
-    picture = picture.convert("RGB")
-    side = min(picture.size)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    box = (left, top, left + side, top + side)
-    if side == size:
-        return np.asarray(picture.crop(box))
-    return np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC, box=box))

@@ -48,7 +48,8 @@ def dataset_writer(
         subject: subject name, for example "sub-03".
         voxels: one row a voxel; `rois` ("V1,VC") and optionally `noise_ceiling`, `x`, `y`, `z`, `grayordinate`.
         description: further facts for `dataset_description.json`, above all units, licence and citation.
-        bad_voxels: what to do with voxels that hold NaN or infinite values in any trial.
+        bad_voxels: what to do with voxels that hold NaN or infinite values in any trial. Where some are dropped, the others
+            keep their number (from 1) in a column `source_voxel`.
 
     Raises:
         DataError: parts that contradict each other, values that are not finite, or a stimulus without a picture.
@@ -185,10 +186,14 @@ class DatasetWriter:
 
     def _refuse_or_drop(self, about: dict[str, Any], drop: bool) -> None:
         bad = np.flatnonzero(self._bad)
-        if not drop or len(bad) == len(self.voxels):
+        if drop and len(bad) == len(self.voxels):
+            raise DataError(
+                f"all {len(bad)} voxels hold NaN or infinite values: none would be left. Look for trials without a response."
+            )
+        if not drop:
             raise DataError(
                 f"{len(bad)} of {len(self.voxels)} voxels hold NaN or infinite values (first: voxel {bad[0] + 1}): "
-                "mask them out before importing."
+                "mask them out before importing, or leave them out with --set bad_voxels=drop (arrays, bids, bold5000, god, nsd)."
             )
         source, target = self.folder / "betas.npy", self.folder / "kept.npy"
         old = np.load(source, mmap_mode="r")
@@ -199,6 +204,8 @@ class DatasetWriter:
         new.flush()
         del old, new
         target.replace(source)
+        if "source_voxel" not in self.voxels:
+            self.voxels = self.voxels.assign(source_voxel=range(1, len(self.voxels) + 1))
         self.voxels = self.voxels.iloc[keep].reset_index(drop=True)
         about["dropped_voxels"] = len(bad)
 

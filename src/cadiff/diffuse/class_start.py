@@ -11,7 +11,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from cadiff.data.dataset import BrainDataset
 from cadiff.diffuse.controls import Starts
@@ -22,6 +21,7 @@ from cadiff.encoding import EncodingModel
 from cadiff.encoding.classes import ClassPosterior
 from cadiff.encoding.pictures import pictures_of_classes
 from cadiff.errors import ConfigError
+from cadiff.progress import counted
 
 OTHER_NOISE = 1_000_000  # added to the seed: pictures of classes never have the noise of a reconstruction
 
@@ -60,23 +60,28 @@ def _drawn(
     """Pictures (k, H, W, 3) of every class and their classes (k,)."""
     images, labels = [], np.repeat(np.arange(num_classes), config.class_pictures)
     starts = range(0, len(labels), config.batch_size)
-    for first in tqdm(starts, desc="pictures of classes", unit="batch"):
-        part = labels[first : first + config.batch_size]
-        noise = [
-            sample_noise(
-                int(label), (first + i) % config.class_pictures, pipe.latent_shape, config.seed + OTHER_NOISE
+    with counted("pictures of classes", len(starts)) as step:
+        for first in starts:
+            part = labels[first : first + config.batch_size]
+            noise = [
+                sample_noise(
+                    int(label),
+                    (first + i) % config.class_pictures,
+                    pipe.latent_shape,
+                    config.seed + OTHER_NOISE,
+                )
+                for i, label in enumerate(part)
+            ]
+            drawn = pipe(
+                condition=pipe.conditioner.label_condition(part.tolist()),
+                noise=torch.stack(noise)[:, None],
+                num_inference_steps=config.num_inference_steps,
+                guidance_scale=config.guidance_scale,
+                scheduler=config.scheduler,
+                batch_size=config.batch_size,
+                precision=config.precision,
+                on_step=lambda: None,
             )
-            for i, label in enumerate(part)
-        ]
-        drawn = pipe(
-            condition=pipe.conditioner.label_condition(part.tolist()),
-            noise=torch.stack(noise)[:, None],
-            num_inference_steps=config.num_inference_steps,
-            guidance_scale=config.guidance_scale,
-            scheduler=config.scheduler,
-            batch_size=config.batch_size,
-            precision=config.precision,
-            on_step=lambda: None,
-        )
-        images.append(drawn[:, 0])
+            images.append(drawn[:, 0])
+            step()
     return np.concatenate(images), labels

@@ -40,6 +40,7 @@ def crop_latents(
     about = {
         "pictures": [(stimulus_id, _picture_digest(dataset, stimulus_id)) for stimulus_id in stimulus_ids],
         "size": prior.image_size,
+        "framing": "middle square",
         "scaling_factor": prior.scaling_factor,
         "crops": [num_crops, crop_ratio, seed] if num_crops else [],
     }

@@ -54,8 +54,8 @@ def reconstruct(config: ReconstructConfig, pipeline: Path, dataset: Path, out: P
             voxel_importance.tsv (voxel, rois, importance, x, y, z where known); with `rerank` also rerank.tsv (condition,
             stimulus_id, sample as drawn, round after round, log_likelihood, weight among those of the first round) and
             encoding/, the model where it was fitted here. In config.json, "provenance" says how many "training_trials" of
-            how many "training_stimuli" the pipeline was tuned on, as far as its own record does, and in which "precision" it drew, and
-            "variants" what each part of the brain is: {"repeats_4": {"kind": "repeats", "value": 4}}; the other kinds,
+            how many "training_stimuli" the pipeline was tuned on, as far as its own record does, and in which "precision" it
+            drew, and "variants" what each part of the brain is: {"repeats_4": {"kind": "repeats", "value": 4}}; the other kinds,
             "only_roi" and "without_roi", have the ROI as value and, as num_voxels, how many voxels are left to read.
 
     Raises:

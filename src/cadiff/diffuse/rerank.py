@@ -14,7 +14,7 @@ Letters in shapes: n trials, V voxels, s samples.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from math import ceil
 from pathlib import Path
@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from cadiff.data.dataset import BrainDataset
 from cadiff.data.preprocess import Split
@@ -36,6 +35,7 @@ from cadiff.diffuse.generations import Samples, generation_strengths
 from cadiff.diffuse.settings import ReconstructConfig
 from cadiff.encoding import EncodingModel
 from cadiff.errors import ConfigError, DataError
+from cadiff.progress import counted
 
 ENCODING = "encoding"
 """Stands for a model that is fitted on the spot, and is the name of its folder."""
@@ -112,24 +112,28 @@ class Reranker:
         batches = [sum(ceil(len(g) * samples / batch) for g in groups) for groups in (read, others)]
         calls = first * sum(batches) + sum(later) * batches[0]
         pictures = first * drawing.total + sum(later) * samples * sum(map(len, read))
-        with drawing.compiled(pictures), tqdm(total=calls, desc="pictures", unit="step") as bar:
+        with drawing.compiled(pictures), counted("pictures", calls) as step:
             for group in read + others:
                 found = self._generations(
-                    drawing, group, strengths if group[0][1] in self._betas else strengths[:1], bar
+                    drawing, group, strengths if group[0][1] in self._betas else strengths[:1], step
                 )
                 for (trial, name), kept in zip(group, found, strict=True):
                     for place, picture in enumerate(kept):
                         yield name, trial * self.num_kept + place, picture
 
     def _generations(
-        self, drawing: Drawing, group: Sequence[tuple[int, str]], strengths: Sequence[float], bar: tqdm
+        self,
+        drawing: Drawing,
+        group: Sequence[tuple[int, str]],
+        strengths: Sequence[float],
+        step: Callable[[], None],
     ) -> list[np.ndarray]:
         """The pictures that are kept of some cells (trial, condition), which are drawn together."""
         found = [Samples() for _ in group]
         picks = [Pick(*cell, sample) for cell in group for sample in range(self.num_samples)]
         for generation, strength in enumerate(strengths):
             parents = torch.cat([one.parents(self.num_samples) for one in found]) if generation else None
-            latents = drawing.latents(picks, bar, parents=parents, strength=strength, generation=generation)
+            latents = drawing.latents(picks, step, parents=parents, strength=strength, generation=generation)
             pictures = drawing.decoded(latents)
             for i, (samples, cell) in enumerate(zip(found, group, strict=True)):
                 own = slice(i * self.num_samples, (i + 1) * self.num_samples)

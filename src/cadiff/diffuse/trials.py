@@ -56,23 +56,24 @@ def refuse_unfit(config: DiffuseConfig, prior: ImagePrior) -> None:
     """Raises ConfigError unless the prior has what these settings ask of one."""
     if config.null == "label" and prior.null_label is None:
         raise ConfigError(
-            "This prior has no null label: choose null=learned (with condition_dropout) or null=mean."
+            "This prior has no null label: choose diffuse.null=learned (with condition_dropout) or diffuse.null=mean."
         )
     if config.label_start and prior.label_embedding is None:
         raise ConfigError(
-            "label_start needs a prior with a label table: set label_start=false, or choose another prior."
+            "label_start needs a prior with a label table: switch it off with --set diffuse.label_start=false, or choose another "
+            "prior."
         )
     if config.image_start:
         context = prior.image_context
         if context is None:
             raise ConfigError(
-                "image_start needs a prior that was adapted to features of pictures: make one with `cadiff prior adapt`, or set "
-                "image_start=false."
+                "image_start needs a prior that was adapted to features of pictures: make one with `cadiff prior adapt`, or "
+                "--set diffuse.image_start=false."
             )
         if context.num_tokens != config.context_length:
             raise ConfigError(
                 f"This prior makes {context.num_tokens} context tokens of a picture's features, and context_length is "
-                f"{config.context_length}: set diffuse.context_length={context.num_tokens}."
+                f"{config.context_length}: --set diffuse.context_length={context.num_tokens}."
             )
 
 
@@ -87,7 +88,8 @@ def start_labels(config: DiffuseConfig, data: BrainDataset, prior: ImagePrior) -
     if len(set(known.values())) < 2:
         raise DataError(
             f"label_start needs training stimuli of at least two of the prior's {len(prior.classes)} classes; "
-            f"the labels of {data.folder} match {len(set(known.values()))}: set label_start=false."
+            f"the labels of {data.folder} match {len(set(known.values()))}: switch it off "
+            "with --set diffuse.label_start=false."
         )
     return known
 

@@ -91,8 +91,8 @@ class EncodingModel:
             dataset: the subject. rows: its training trials.
             features: names of `FEATURES`, or NAME=PATH of a network; what suits the pictures when absent.
             prior: whose auto-encoder the features `vq` are.
-            size: side of the pictures in pixels; when absent as they are, or that of the first where sizes differ
-                (`common_side`), and `image_shape` says so.
+            size: side of the pictures in pixels; when absent as they are where all are squares of one size, else `common_side`,
+                and `image_shape` says so.
             min_r2: read only voxels whose held-out r2 is above this; all when absent.
             distractors: uint8 (d, H, W, 3), further pictures that held-out stimuli are told from where temperatures are
                 fitted; besides them there are only the stimuli of the same fold, and no temperature of means.

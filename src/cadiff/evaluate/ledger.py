@@ -1,31 +1,27 @@
 """The test-look ledger: every evaluation against a test split is written down beside the data, so that looks can be counted.
 
-`test_looks.jsonl` in the dataset folder, one line a look. Each line holds the hash of the one before, so a line that is
-changed, removed or put in between breaks the chain and is noticed. It does not stop anyone from deleting the whole file; it
-makes honest counting automatic, and tampering deliberate.
+`test_looks.jsonl` in the dataset folder, one line a look (`cadiff.looks`). It does not stop anyone from deleting the whole file;
+it makes honest counting automatic, and tampering deliberate.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
-NAME = "test_looks.jsonl"
+from cadiff.looks import NAME, append_line, looks_of, read_lines
+
 LOCK = f".{NAME}.lock"
 PATIENCE_S = 60
 Selection = Literal["nothing", "validation", "test"]
 RESPLIT = {
-    "untested": "The dataset has no test split of its own; these stimuli were held out of it, so choose nothing by this number "
-    "that is to be reported.",
+    "untested": "The dataset has no test split of its own; these stimuli were held out of it. The number can be reported for "
+    "a system that was chosen without looking at it, for example on a validation split of the remaining training trials.",
     "both": "This test split was made by hand: stimuli of the dataset's own test split may have been trained on, so the number "
     "compares only with systems of the same split.",
     None: "This test split was made out of a dataset; whether out of its training trials is not on record.",
@@ -73,30 +69,19 @@ def record_look(
     path = dataset / NAME
     is_dataset = (dataset / "dataset_description.json").is_file()
     with _alone(dataset) if is_dataset else nullcontext():
-        lines, intact = read_ledger(path)
-        kept = is_dataset and _append(path, systems, lines)
-    others = {digest for line in lines for digest in line["systems"].values()} - set(systems.values())
-    stamp = _stamp(len(lines), len(others), intact, kept, selected_on, resplit)
-    return Record(len(lines), len(others), intact, kept, selected_on, stamp)
+        lines, intact = read_lines(path)
+        looks = looks_of(lines)
+        kept = is_dataset and append_line(path, {"look": len(looks) + 1, "systems": dict(systems)}, lines)
+    others = {digest for look in looks for digest in look["systems"].values()} - set(systems.values())
+    copied = max((place for place, line in enumerate(lines) if "taken_over" in line), default=0)
+    stamp = _stamp(len(looks), len(looks_of(lines[:copied])), len(others), intact, kept, selected_on, resplit)
+    return Record(len(looks), len(others), intact, kept, selected_on, stamp)
 
 
-def read_ledger(path: Path) -> tuple[list[dict[str, Any]], bool]:
-    """The looks on record, and whether the chain of hashes is whole; an absent file holds none."""
-    if not path.is_file():
-        return [], True
-    looks, previous, intact = [], "", True
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            line = json.loads(text)
-            fits = (line["previous"], line["hash"]) == (previous, _hash(line))
-            digests = {*line["systems"].values()}
-        except (ValueError, KeyError, TypeError, AttributeError):  # no line of a ledger, so no look
-            intact = False
-            continue
-        intact &= fits and all(isinstance(digest, str) for digest in digests)
-        previous = line["hash"]
-        looks.append(line)
-    return looks, intact
+def no_look(selected_on: Selection | None) -> Record:
+    """What is on record of an evaluation of training trials, which is no look at the test split and is not counted."""
+    stamp = "Scored on training trials, to which the system was fitted: no look at the test split."
+    return Record(0, 0, intact=True, kept=False, selected_on=selected_on, stamp=stamp)
 
 
 @contextmanager
@@ -117,34 +102,9 @@ def _alone(dataset: Path) -> Iterator[None]:
         lock.release()
 
 
-def _append(path: Path, systems: Mapping[str, str], lines: list[dict[str, Any]]) -> bool:
-    line: dict[str, Any] = {
-        "look": len(lines) + 1,
-        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "systems": dict(systems),
-        "previous": lines[-1]["hash"] if lines else "",
-    }
-    line["hash"] = _hash(line)
-    try:
-        with path.open("a+b") as file:
-            end = file.seek(0, os.SEEK_END)
-            file.seek(max(end - 1, 0))
-            torn = (
-                b"\n" if file.read(1) not in (b"", b"\n") else b""
-            )  # a write that was cut off: do not join its line
-            file.write(torn + json.dumps(line).encode() + b"\n")
-    except OSError:  # a read-only copy of the data can be scored all the same; the stamp says so
-        return False
-    return True
-
-
-def _hash(line: Mapping[str, Any]) -> str:
-    content = {key: value for key, value in line.items() if key != "hash"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
 def _stamp(
     looks: int,
+    taken: int,
     others: int,
     intact: bool,
     kept: bool,
@@ -162,7 +122,8 @@ def _stamp(
     before = "First look at this test split on record"
     if looks:
         who = "1 other system was" if others == 1 else f"{others} other systems were"
-        before = f"Look {looks + 1} at this test split; {who} scored on it before"
+        earlier = f", {taken} of them before it was copied into this dataset" if taken else ""
+        before = f"Look {looks + 1} at this test split{earlier}; {who} scored on it before"
     declared = {
         None: "what the system was selected on is not declared",
         "nothing": "declared: nothing was selected",

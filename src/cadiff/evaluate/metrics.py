@@ -110,7 +110,10 @@ def metric_table(
 
 def two_way(label: str, features: str, words: str, needs_judge: bool) -> Metric:
     """Two-way identification by some features, named for protocols and in words."""
-    says = f"Share of the other stimuli that are less like the reconstruction than its own, by the correlation of {words}"
+    says = (
+        "Share of the other stimuli that are less like the reconstruction than its own, equally like ones counted one half, by "
+        f"the correlation of {words}"
+    )
     return Metric(label, f"2-way/{features}/pcc", True, 0.5, True, needs_judge, says)
 
 
@@ -119,7 +122,8 @@ _PIXELS = {
         "PCC",
         "pcc",
         True,
-        "Correlation of all pixels and colours of reconstruction and stimulus, 1 for equal pictures",
+        "Correlation of all pixels and colours of reconstruction and stimulus, 1 for equal pictures, 0 for a picture of one "
+        "colour",
     ),
     "ssim": (
         "SSIM",

@@ -7,7 +7,7 @@ scored.
     reconstructions/samples.tsv      condition, stimulus_id, sample, file
     reconstructions/images/...       RGB or grey 8-bit PNG, all of one size
     dataset/stimuli.tsv              stimulus_id, file, label, imagenet_index, ...
-    dataset/stimuli/...              any size; resized (bicubic, antialiased) to the reconstructions' size
+    dataset/stimuli/...              any size; the middle part of the reconstructions' proportions, resized to their size
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from PIL import Image
 
 from cadiff.artifacts import read_json, what_is_at
 from cadiff.errors import ArtifactError, DataError
+from cadiff.framing import framed
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 SAMPLE_COLUMNS = ("condition", "stimulus_id", "sample", "file")
@@ -56,7 +57,7 @@ class Reconstructions:
         """
         files = [self.folder / file for file in self.rows(condition)["file"]]
         pictures = [
-            picture if size is None else resize(picture, (size, size)) for picture in map(read_picture, files)
+            picture if size is None else framed(picture, (size, size)) for picture in map(read_picture, files)
         ]
         shapes = {picture.shape for picture in pictures}
         if len(shapes) > 1:
@@ -196,7 +197,7 @@ def _plain_stimuli(folder: Path) -> pd.DataFrame:
 
 
 def stimulus_images(stimuli: pd.DataFrame, stimulus_ids: list[str], size: tuple[int, int]) -> np.ndarray:
-    """The stimuli in the order asked for, resized to `size` (height, width): uint8 (n, H, W, 3)."""
+    """The stimuli in the order asked for, `framed` at `size` (height, width): uint8 (n, H, W, 3)."""
     if missing := [s for s in stimulus_ids if s not in stimuli.index]:
         raise DataError(
             f"{len(missing)} reconstructed stimuli are not in the dataset (first: {missing[0]!r}): "
@@ -208,16 +209,7 @@ def stimulus_images(stimuli: pd.DataFrame, stimulus_ids: list[str], size: tuple[
             "n/a): scoring needs the pictures that were seen."
         )
     paths = [Path(str(stimuli.at[stimulus_id, "path"])) for stimulus_id in stimulus_ids]
-    return np.stack([resize(read_picture(path), size) for path in paths])
-
-
-def resize(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """uint8 (..., H, W, 3) at another size (height, width): bicubic, antialiased; unchanged where it fits already."""
-    if images.shape[-3:-1] == size:
-        return images
-    flat = images.reshape(-1, *images.shape[-3:])
-    small = [Image.fromarray(x).resize((size[1], size[0]), Image.Resampling.BICUBIC) for x in flat]
-    return np.stack([np.asarray(x) for x in small]).reshape(*images.shape[:-3], *size, 3)
+    return np.stack([framed(read_picture(path), size) for path in paths])
 
 
 def read_picture(path: Path) -> np.ndarray:

@@ -70,14 +70,14 @@ def evaluation_record(
         "pictures": {
             "height": world.size[0],
             "width": world.size[1],
-            "resizing": "stimuli bicubic, antialiased, to this size"
-            if config.size is None
-            else "stimuli and reconstructions bicubic, antialiased, to this size",
+            "resizing": f"stimuli{'' if config.size is None else ' and reconstructions'}: the middle part of these proportions, "
+            "bicubic, antialiased, to this size",
         },
         "stimuli": {
             "evaluated": len(world.stimulus_ids),
             "in_test_split": int((world.stimuli["split"] == "test").sum()),
             "split": split,
+            "training_pictures": world.num_training(config.train_pictures),
         },
         "integrity": {
             **looks.as_json(),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,6 +53,8 @@ class Scoreboard:
     """By name: every metric, (n,), mean over samples."""
     distances: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By name of a drawn condition: of `cadiff.evaluate.sets.distances`."""
+    blank: dict[str, str] = field(default_factory=dict)
+    """By name of a drawn condition with pictures of one colour: how many."""
     tables: list[pd.DataFrame] = field(default_factory=list)
     """Of every drawn condition, one row a picture."""
 
@@ -61,10 +64,14 @@ class Scoreboard:
         images = system.images(config.size)
         if images.shape[2:4] != world.size:
             raise DataError(
-                f"{system.folder.folder}: {name} is {images.shape[2:4]} pixels, others {world.size}; to resize all alike, "
-                "give the side in pixels: --set size=..."
+                f"{system.folder.folder}: {name} is {_by(images.shape[2:4])} pixels, others {_by(world.size)}; to resize "
+                f"all alike, give the side in pixels: --set size={max(world.size)}."
             )
         n, k = images.shape[:2]
+        if (blank := (images == images[:, :, :1, :1]).all(axis=(2, 3, 4)).ravel()).any():
+            first = Path(system.folder.rows(system.inside)["file"].iloc[int(blank.argmax())]).name
+            are = "is" if blank.sum() == 1 else "are"
+            self.blank[name] = f"{blank.sum()} of {n * k} pictures {are} of one colour (first: {first})"
         own = np.repeat(np.arange(n), k)
         seen = world.look(images.reshape(n * k, *images.shape[2:]))
         pairs = PairScores(seen, world.targets, world.protocol, num_samples=k)
@@ -135,3 +142,7 @@ class Scoreboard:
             )
             for k in protocol.top_k
         }
+
+
+def _by(size: Sequence[int]) -> str:
+    return " x ".join(map(str, size))

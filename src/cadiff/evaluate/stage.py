@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+from warnings import warn
 
 import numpy as np
 import pandas as pd
 
-from cadiff.artifacts import folder_digest, new_folder, refuse_existing, write_json
+from cadiff.artifacts import dataset_digest, folder_digest, new_folder, refuse_existing, write_json
 from cadiff.errors import ConfigError, DataError
 from cadiff.evaluate.circular import choosers, refuse_circular
 from cadiff.evaluate.features import pool_sizes
 from cadiff.evaluate.judging import Judge
-from cadiff.evaluate.ledger import record_look
+from cadiff.evaluate.ledger import no_look, record_look
 from cadiff.evaluate.metrics import metric_table
 from cadiff.evaluate.output import image_table, read_description, write_table
 from cadiff.evaluate.overlap import audit
-from cadiff.evaluate.pictures import open_stimuli, stimulus_images
+from cadiff.evaluate.pictures import Reconstructions, open_stimuli, stimulus_images
 from cadiff.evaluate.record import evaluation_record, inputs_record
 from cadiff.evaluate.scoreboard import Scoreboard, Scored
 from cadiff.evaluate.scores import Protocol
@@ -79,6 +81,11 @@ def evaluate(
             f"{reconstructions} holds one stimulus; intervals and identification need at least two."
         )
 
+    description = read_description(dataset)
+    split = (folder.about.get("config") or {}).get("split", "test")
+    if split == "test":
+        _refuse_trained(folder, stimuli, dataset, _elsewhere(folder, description))
+
     look = Judge(
         config.judge, config.classes, eyes=config.eyes, batch_size=config.batch_size, progress=progress
     )
@@ -96,7 +103,7 @@ def evaluate(
     classes = np.array(config.classes) if config.classes else None
     protocol = Protocol(config.n_way, config.top_k, classes, pools if judge else (), look.distances)
     targets = look(stimulus_images(stimuli, ids, size))
-    description, names = read_description(dataset), [system.condition for system in systems]
+    names = [system.condition for system in systems]
     board = Scoreboard(
         config,
         World(stimuli, ids, size, look, targets, protocol),
@@ -122,7 +129,15 @@ def evaluate(
         samples["judge_class_name"] = samples["judge_class"].map(class_names)
 
     digests = {name or BRAIN: folder_digest(path) for name, path in opened.items()}
-    split = (folder.about.get("config") or {}).get("split", "test")
+    remarks = {name: [text] for name, text in board.blank.items()}
+    for origin, found in folders.items():
+        if text := _elsewhere(found, description):
+            remarks.setdefault(origin or board.primary, []).append(text)
+    for name, texts in remarks.items():
+        warn(f"{name}: {'; '.join(texts)}.", stacklevel=2)
+    for origin, found in folders.items():  # what their makers were told already
+        if text := (found.about.get("config") or {}).get("warning"):
+            remarks.setdefault(origin or board.primary, []).append(text)
     evaluation = evaluation_record(
         board,
         brain,
@@ -130,14 +145,12 @@ def evaluate(
         split=split,
         looks=record_look(
             dataset, digests, selected_on=config.selected_on, resplit=description.get("resplit")
-        ),
+        )
+        if split == "test"
+        else no_look(config.selected_on),
         overlap=audit(stimuli, ids, seed=config.seed) if split == "test" else None,
         absent=absent,
-        warnings={
-            origin or board.primary: found.about["config"]["warning"]
-            for origin, found in folders.items()
-            if (found.about.get("config") or {}).get("warning")
-        },
+        warnings={name: "; ".join(texts) for name, texts in remarks.items()},
         class_names=class_names,
         inputs=inputs_record(opened, digests, dataset, out),
     )
@@ -146,6 +159,28 @@ def evaluate(
         write_table(samples, temporary / "per_sample.tsv")
         write_table(image_table(systems, board.per_image), temporary / "per_image.tsv")
     return out
+
+
+def _elsewhere(folder: Reconstructions, description: Mapping[str, Any]) -> str | None:
+    """What to say of pictures that name another dataset than this one as theirs; None where they do not."""
+    drawn_from = ((folder.about.get("provenance") or {}).get("inputs") or {}).get("dataset")
+    if drawn_from is None or "sha256" not in description or drawn_from == dataset_digest(description):
+        return None
+    return "drawn from another dataset than the one they are scored on, by the digest in their config.json"
+
+
+def _refuse_trained(
+    folder: Reconstructions, stimuli: pd.DataFrame, dataset: Path, elsewhere: str | None
+) -> None:
+    """Raises `DataError` where no stimulus that is scored as a test stimulus is one, and some were trained on."""
+    shown = stimuli.loc[folder.stimulus_ids]
+    if (shown["split"] == "test").any() or not shown["trained"].any():
+        return
+    first = str(shown.index[shown["trained"]][0])
+    raise DataError(
+        f"None of the {len(shown)} stimuli of {folder.folder} is in the test split of {dataset} (first: {first!r}, in train)"
+        f"{f'; they were {elsewhere}' if elsewhere else ''}: name the dataset whose test split they are."
+    )
 
 
 def _controls(board: Scoreboard, brain: Scored) -> dict[str, str]:

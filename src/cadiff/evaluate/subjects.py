@@ -269,7 +269,11 @@ def _remarks(parts: Sequence[Scored], pictures: Pictures) -> list[str]:
         found.append(
             "Subjects have unequal numbers of samples an image: means over more samples are steadier."
         )
-    if len({part.scores["config"].get("train_pictures") for part in parts}) > 1:
+    there = [part.scores["stimuli"].get("training_pictures") for part in parts]
+    asked = [part.scores["config"].get("train_pictures") for part in parts]
+    if (
+        len(set(asked if None in there else there)) > 1
+    ):  # records before 2026-11-23 say only what was asked for
         found.append("Controls made of training pictures are made of unequal numbers of them.")
     if any((part.scores.get("integrity") or {}).get("selected_on") == "test" for part in parts):
         found.append("At least one system was selected on its test set, which flatters it.")

@@ -36,6 +36,10 @@ class World:
         """The training stimuli that have a picture."""
         return self.stimuli[(self.stimuli["split"] == "train") & self.stimuli["file"].notna()]
 
+    def num_training(self, most: int) -> int:
+        """How many training pictures controls are made of, where `most` are asked for."""
+        return min(most, len(self.training))
+
     def picture(self, names: list[str]) -> np.ndarray:
         """uint8 (names, H, W, 3)."""
         return stimulus_images(self.stimuli, names, self.size)
@@ -51,7 +55,7 @@ def picture_controls(
             it is better. brain: the reconstructions whose nearest training pictures are sought.
     """
     known, targets, protocol = world.training, world.targets, world.protocol
-    count = min(count, len(known))
+    count = world.num_training(count)
     if count < 2:
         return
     drawn = np.sort(np.random.default_rng(seed).permutation(len(known))[:count])

@@ -27,6 +27,7 @@ from PIL import Image, UnidentifiedImageError
 
 from cadiff.artifacts import atomic_path
 from cadiff.errors import DataError
+from cadiff.framing import framed
 
 Fit = Literal["resize", "pad"]
 PICTURES = {".png", ".jpg", ".jpeg"}
@@ -90,12 +91,7 @@ def to_square(picture: np.ndarray, image_size: int, fit: Fit, *, name: str = "pi
         top, left = (image_size - height) // 2, (image_size - width) // 2
         square[top : top + height, left : left + width] = picture
         return square
-    if height == width == image_size:
-        return picture
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    crop = Image.fromarray(picture[top : top + side, left : left + side])
-    return np.asarray(crop.resize((image_size, image_size), Image.Resampling.BICUBIC))
+    return framed(picture, (image_size, image_size))
 
 
 def _load_folder(folder: Path, image_size: int, fit: Fit) -> LabelledImages:

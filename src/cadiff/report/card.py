@@ -12,7 +12,7 @@ import numpy as np
 from cadiff.artifacts import read_json
 from cadiff.data.dataset import BrainDataset
 from cadiff.errors import ArtifactError
-from cadiff.evaluate.ledger import NAME, read_ledger
+from cadiff.looks import NAME, read_ledger
 from cadiff.report.charts import loss_curve
 from cadiff.report.inputs import Evaluated
 

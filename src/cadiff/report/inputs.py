@@ -14,6 +14,7 @@ from cadiff.artifacts import folder_digest, read_json
 from cadiff.data.dataset import BrainDataset
 from cadiff.errors import ArtifactError
 from cadiff.evaluate.pictures import open_stimuli, read_picture
+from cadiff.framing import central
 
 TEXT = {"condition": str, "stimulus_id": str, "file": str, "origin": str}
 
@@ -89,8 +90,10 @@ class Evaluated:
         return read_picture(self.pictures[str(row["origin"])] / str(row["file"]))
 
     def stimulus(self, stimulus_id: str) -> np.ndarray:
-        """What was seen, uint8 (H, W, 3), in its own size."""
-        return read_picture(Path(str(self.stimuli.at[stimulus_id, "path"])))
+        """The part of what was seen that was scored, uint8 (H, W, 3), in its own size."""
+        scored = self.scores["pictures"]
+        picture = read_picture(Path(str(self.stimuli.at[stimulus_id, "path"])))
+        return central(picture, (scored["height"], scored["width"]))
 
 
 def open_evaluated(

@@ -53,7 +53,8 @@ class System:
     @property
     def training_trials(self) -> int | None:
         """Trials that it learnt from: as its folder records them, else those of the dataset; None where nobody knows."""
-        recorded = (self.about.get("provenance") or {}).get("trials")
+        facts = self.about.get("provenance") or {}
+        recorded = facts.get("training_trials", facts.get("trials"))  # records before 2026-11-23
         if recorded is not None:
             return int(recorded)
         subject = self.evaluated.subject

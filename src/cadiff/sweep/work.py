@@ -20,7 +20,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from cadiff.artifacts import read_json, write_json
+from cadiff.artifacts import made_by, read_json, write_json
 from cadiff.errors import UserError
 from cadiff.experiments import Step
 from cadiff.heap import keep_freed_memory
@@ -32,6 +32,19 @@ FAILED = 2
 
 def make_cell(out: Path, folder: Path, *, processes: int = 1, only: str | None = None) -> int:
     """Makes every step of the cell in `folder` that is not there; 0, or `FAILED` with the reason in status.json."""
+    with made_by(_command(out, folder)):
+        return _make_cell(out, folder, processes, only)
+
+
+def _command(out: Path, folder: Path) -> str | None:
+    """The sweep's own command, with the cell behind it as a comment of the shell."""
+    record = out / "sweep.json"
+    if not record.is_file():
+        return None
+    return f"{read_json(record)['provenance']['command']}  # {folder.parent.name}/{folder.name}"
+
+
+def _make_cell(out: Path, folder: Path, processes: int, only: str | None) -> int:
     steps, places = restored(read_json(folder / "cell.json"))
     stages = out / STAGES_FOLDER
     results: dict[str, Path] = {}

@@ -82,13 +82,13 @@ def test_json_is_plain_and_its_keys_are_stable(diagnosis, tmp_path):
     assert facts["checks"][0]["details"] == {"number": None}
 
 
-def test_terminal_shows_every_finding_and_what_to_do_about_alarms(diagnosis):
+def test_terminal_shows_every_finding_and_what_to_do(diagnosis):
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(show(diagnosis))
     text = console.export_text()
     assert "<b>mine</b>, sub-01" in text
     assert all(f"Title {i}" in text for i in range(5))
-    assert text.count("→ Do this.") == 2
+    assert text.count("→ Do this.") == 3
     assert "1 thing is wrong and 1 needs a look; 2 of 4 checks are fine." in text
 
 

@@ -132,4 +132,26 @@ def test_labels(ward):
     found = stimuli.check_labels(open_folder(ward.folder))
     assert found.verdict == "note" and found.details["in_both"] == ["thing"]
     ward.put("stimuli", table.assign(label=None))
-    assert "No stimulus has a label" in stimuli.check_labels(open_folder(ward.folder)).found
+    found = stimuli.check_labels(open_folder(ward.folder))
+    assert "No stimulus has a label" in found.found and "label_start=false" in found.do
+
+
+def test_pictures_that_are_no_squares_are_counted_and_said_to_be_cropped(ward):
+    name = first_of(ward, "train")
+    assert "not_square" in quality(ward).details and "square" not in quality(ward).found
+    picture = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    Image.fromarray(picture).save(file_of(ward, name))
+    found = quality(ward)
+    assert found.verdict == "note" and found.details["not_square"] == 1
+    assert "1 not square" in found.found and "middle square" in found.do
+
+
+def test_copies_are_found_where_nothing_is_tested(ward):
+    trials = ward.table("trials")
+    ward.put("trials", trials[trials["split"] == "train"])
+    names = trials.loc[trials["split"] == "train", "stimulus_id"].unique()
+    assert leaks(ward)[0].verdict == "not applicable"
+    shutil.copyfile(file_of(ward, names[0]), file_of(ward, names[1]))
+    finding, pairs = leaks(ward)
+    assert finding.verdict == "note" and "1 training picture looks like another one" in finding.found
+    assert "one stimulus id" in finding.do and pairs == []

@@ -300,6 +300,16 @@ def test_tables_of_stimuli_and_voxels_are_taken_over(source, tmp_path):
         (lambda f: set_column(f, "repeat", "0"), "'repeat' must hold whole numbers from 1"),
         (lambda f: set_column(f, "session", "first"), "'session' must hold whole numbers.*'first'"),
         (lambda f: rename_cat(f, "a/b"), "no picture of stimulus 'a/b'"),
+        (lambda f: rename_cat(f, "cat.png"), "'cat.png' is the name of a file.*without ending: write 'cat'"),
+        (lambda f: rename_cat(f, "fox"), r"expected 'fox' and one of \.png, \.jpg, .*\.webp"),
+        (
+            lambda f: (f / "trials.tsv").write_text("stimulus\tsplit\n" + "cat\ttrain\n" * 5),
+            r"lacks the column 'stimulus_id' \(it has: stimulus, split\)",
+        ),
+        (
+            lambda f: (f / "trials.tsv").write_text("stimulus_id,split\n" + "cat,train\n" * 5),
+            r"are there tabs between the columns\?",
+        ),
         (lambda f: rename_cat(f, "x" * 300), "row 1 has 300 bytes"),
     ],
 )

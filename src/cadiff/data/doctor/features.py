@@ -13,6 +13,7 @@ from cadiff.data.doctor.encoding import kernel
 from cadiff.data.doctor.folder import Folder
 from cadiff.data.files import inside, load_picture
 from cadiff.errors import UserError
+from cadiff.framing import framed
 
 PIXELS = 12
 ENERGY_PLACES = 8  # a side, at which Gabor energies are kept
@@ -26,8 +27,7 @@ def load_field(folder: Folder, stimulus_ids: Sequence[str]) -> np.ndarray:
     pictures = []
     for name in stimulus_ids:
         picture = load_picture(inside(folder.path / "stimuli", str(folder.stimuli.at[name, "file"])))
-        image = Image.fromarray(picture).resize((gabor.FIELD, gabor.FIELD), Image.Resampling.BICUBIC)
-        pictures.append(np.asarray(image))
+        pictures.append(framed(picture, (gabor.FIELD, gabor.FIELD)))
     return np.stack(pictures)
 
 

@@ -84,12 +84,14 @@ def check_quality(folder: Folder, pictures: Pictures) -> Finding:
     tiny = [
         n for n, (high, wide) in zip(pictures.names, pictures.sizes, strict=True) if min(high, wide) < SMALL
     ]
+    not_square = sum(number for (high, wide), number in sizes.items() if high != wide)
     shown = set(folder.shown("train", "test", "unlabelled"))
     unused = [name for name in folder.stimuli.index if name not in shown]
     check.details |= {
         "sizes": {f"{wide} x {high}": number for (high, wide), number in sizes.most_common(20)},
         "unreadable": dict(list(pictures.unreadable.items())[:100]),
         "constant": pictures.constant[:100],
+        "not_square": not_square,
         "tiny": len(tiny),
         "grey": sum(pictures.grey),
         "never_shown": len(unused),
@@ -105,11 +107,16 @@ def check_quality(folder: Folder, pictures: Pictures) -> Finding:
         )
     (high, wide), _ = sizes.most_common(1)[0]
     remarks = [f"{len(sizes)} different sizes"] * (len(sizes) > 1)
+    remarks += [f"{not_square:,} not square"] * bool(not_square)
     remarks += [f"{len(tiny):,} smaller than {SMALL} pixels"] * bool(tiny)
     remarks += ["all grey" if all(pictures.grey) else f"{sum(pictures.grey):,} grey"] * any(pictures.grey)
     remarks += [f"{len(unused):,} never shown"] * bool(unused)
     about = f"{count(len(pictures.names), 'picture')}, {'mostly ' if len(sizes) > 1 else ''}{wide} x {high} pixels"
-    return check("note" if remarks else "ok", "; ".join([about, *remarks]) + ".")
+    do = (
+        "Every stage takes the middle square of a picture and resizes it: where something else was seen, crop or pad the "
+        "pictures and import again."
+    )
+    return check("note" if remarks else "ok", "; ".join([about, *remarks]) + ".", do if not_square else "")
 
 
 def check_labels(folder: Folder) -> Finding:
@@ -146,19 +153,25 @@ def check_labels(folder: Folder) -> Finding:
     if not remarks:
         found = f"{len(classes['train']):,} training and {len(classes['test']):,} test classes, none in both."
         return check("ok", found)
-    do = (
-        "Report it as decoding of seen classes, beside a baseline that knows the class alone." if both else ""
-    )
+    todo = []
+    if both:
+        todo.append("Report it as decoding of seen classes, beside a baseline that knows the class alone.")
+    if len(missing) == len(shown):
+        todo.append(
+            "Label baselines, splits by class and label_start need labels, all else works without: where a preset has it, say "
+            "`cadiff diffuse --set label_start=false`, `cadiff run --set diffuse.label_start=false`."
+        )
     found = "; ".join(remarks) + "."
-    return check("note", found[0].upper() + found[1:], do)
+    return check("note", found[0].upper() + found[1:], " ".join(todo))
 
 
 def check_leaks(folder: Folder, pictures: Pictures, *, seed: int = 0) -> tuple[Finding, list[Pair]]:
     """Test pictures among the training pictures: by id, by file, by what they show."""
     check = Check("leaks", "Test pictures in training", pictures.sample)
     train, test = folder.shown("train"), folder.shown("test")
-    if not train or not test:
-        return check("not applicable", "There are no training and test pictures to compare."), []
+    nothing = check("not applicable", "There are no training and test pictures to compare.")
+    if not train:
+        return nothing, []
     shared = sorted(set(train) & set(test))
     recorded = {str(n): str(digest) for n, digest in folder.stimuli["sha256"].dropna().items()}
     digests = recorded | pictures.hashes
@@ -199,9 +212,15 @@ def check_leaks(folder: Folder, pictures: Pictures, *, seed: int = 0) -> tuple[F
             return check("warning", "; ".join(told) + example + ".", do), pairs[:MAX_PAIRS]
         return check("wrong", "; ".join(told) + example + ".", do), pairs[:MAX_PAIRS]
     if within:
-        found = f"None of {len(test):,} is; {count(within, 'training picture', 'looks')} like another one under another name."
-        do = "Give copies one stimulus id: a validation split by stimulus would let them leak."
+        none = f"None of {len(test):,} is; " if test else "Nothing is tested; "
+        found = f"{none}{count(within, 'training picture', 'looks')} like another one under another name."
+        do = (
+            "Give them one stimulus id: `cadiff data split` keeps identical files on one side, not pictures that merely look "
+            "alike."
+        )
         return check("note", found, do), []
+    if not test:
+        return nothing, []
     looked = "" if rows["test"] else " by id (there are no pictures to compare)"
     return check("ok", f"None of {count(len(test), 'test stimulus')} is{looked}."), []
 

@@ -61,6 +61,6 @@ def _told(finding: Finding) -> Text:
     told = Text(finding.found, style="dim" if finding.verdict == "not applicable" else "")
     if finding.sample and finding.verdict != "not applicable":
         told.append(f" [{finding.sample}]", style="dim")
-    if finding.do and finding.verdict in ("warning", "wrong"):
-        told.append(f"\n→ {finding.do}", style="bold")
+    if finding.do and finding.verdict in ("note", "warning", "wrong"):
+        told.append(f"\n→ {finding.do}", style="" if finding.verdict == "note" else "bold")
     return told

@@ -75,7 +75,8 @@ def check_splits(folder: Folder) -> Finding:
         )
     if not sizes["test"]:
         found = "There are no test trials: `cadiff reconstruct` and scores need them."
-        return check("note", found, "Hold stimuli out with `cadiff data split`.")
+        do = "Hold stimuli out: `cadiff data split DATASET --out NEW --fraction 0.2`."
+        return check("note", found, do)
     if stimuli["test"] == 1:
         return check(
             "note", "There is one test stimulus: nothing can be identified among one.", "Test on more."

@@ -54,7 +54,8 @@ def read_arrays(
         units: of the betas, for example "percent signal change" or "z".
         licence: of betas and pictures; a column licence in stimuli.tsv holds for single pictures.
         citation: what to cite.
-        bad_voxels: "refuse" voxels with NaN or infinite values in any trial, or "drop" them.
+        bad_voxels: "refuse" voxels with NaN or infinite values in any trial, or "drop" them; the others keep their number
+            in `source_voxel`.
 
     Raises:
         DataError: a file missing, unreadable or in contradiction to another; the message names it.
@@ -189,9 +190,15 @@ def _picture_of(folder: Path, stimulus_id: str, file: object, by_stem: dict[str,
             "keep one, or name it in the column 'file' of stimuli.tsv."
         )
     if not found or not _is_file(found[0]):
-        expected = file if found else f"{stimulus_id}.png"
+        stem = Path(stimulus_id).stem
+        if not found and stimulus_id in [path.name for path in by_stem.get(stem, [])]:
+            raise DataError(
+                f"Stimulus id {stimulus_id!r} is the name of a file in {folder}; ids are file names without ending: write "
+                f"{stem!r} in trials.tsv, and in stimuli.tsv where there is one."
+            )
+        expected = repr(file) if found else f"{stimulus_id!r} and one of {', '.join(PICTURES)}"
         raise DataError(
-            f"{folder} has no picture of stimulus {stimulus_id!r} (expected {expected!r}); "
+            f"{folder} has no picture of stimulus {stimulus_id!r} (expected {expected}); "
             "give every stimulus a picture, or none of them and no folder stimuli/."
         )
     return found[0]
@@ -238,8 +245,9 @@ def _read_table(path: Path, *, required: tuple[str, ...]) -> pd.DataFrame:
     table = read_table(path, dtype=text, keep_default_na=False, encoding="utf-8-sig")  # "NA" may be a name
     table = _without_nameless(path, table.replace("", np.nan))
     if missing := [column for column in required if column not in table]:
+        tabs = "; are there tabs between the columns?" if len(table.columns) == 1 else ""
         raise DataError(
-            f"{path} lacks the column {missing[0]!r} (it has: {', '.join(map(str, table.columns))}; tabs between?)."
+            f"{path} lacks the column {missing[0]!r} (it has: {', '.join(map(str, table.columns))}{tabs})."
         )
     if "stimulus_id" in table:
         lengths = table["stimulus_id"].dropna().map(lambda name: len(str(name).encode()))
