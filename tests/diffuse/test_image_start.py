@@ -71,7 +71,7 @@ def test_the_features_of_the_prior_are_not_tuned(adapted, dataset_folder, encode
     ("options", "use_adapted", "message"),
     [
         ({}, False, "needs a prior that was adapted"),
-        ({"context_length": 8}, True, "makes 6 context tokens .* set diffuse.context_length=6"),
+        ({"context_length": 8}, True, "makes 6 context tokens .* --set diffuse.context_length=6"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_made(
