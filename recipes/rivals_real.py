@@ -48,16 +48,18 @@ COMMON = {
     RIDGE: ("ridge-pixels", {}),
     "ridge pixels, a penalty a component": ("ridge-pixels", {"per_target": True}),
 }
+WITHOUT_STARTS = ("label_start=false", "latent_start=0")
 DC_LDM: digit69.Changes = {
     "contrast": ("gamma_c=0", "gamma_s=0", "masked_error_weight=1", "mask_ratio=0.75", "sparsify_rate=0"),
     "attend": None,
-    "diffuse": ("label_start=false", "latent_start=0", "sparsify_rate=0"),
+    "diffuse": (*WITHOUT_STARTS, "sparsify_rate=0"),
 }
 """As presets/rivals/dc-ldm-demo.yaml."""
 TUNED: dict[str, digit69.Changes] = {
     "DC-LDM": DC_LDM,
     "DC-LDM with the two ridge starts": {**DC_LDM, "diffuse": ("sparsify_rate=0",)},
-    "cadiff without the two ridge starts": {"diffuse": ("label_start=false", "latent_start=0")},
+    "cadiff without the two ridge starts": {"diffuse": WITHOUT_STARTS},
+    "cadiff without the two ridge starts and phase 2": {"attend": None, "diffuse": WITHOUT_STARTS},
     "cadiff": {},
 }
 Scores = dict[str, dict[str, np.ndarray]]

@@ -7,7 +7,6 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from cadiff.encoding import EncodingModel, gram
 from cadiff.encoding.banded import final_dual
@@ -15,6 +14,7 @@ from cadiff.encoding.calibrate import Responses, measure
 from cadiff.encoding.noise import NoiseCovariance
 from cadiff.encoding.responses import Residuals, normalised
 from cadiff.encoding.ridge import fit_ridge
+from largest_tensor import LargestTensor
 
 RING = {"within": None, "min_r2": None, "num_folds": 3, "seed": 0}
 
@@ -172,20 +172,10 @@ def test_normalising_copies_no_table(rng, monkeypatch):
 
 
 def test_ridge_never_holds_the_betas_in_float64(monkeypatch):
-    class Peak(TorchDispatchMode):
-        largest = 0
-
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            out = func(*args, **(kwargs or {}))
-            for value in out if isinstance(out, (tuple, list)) else [out]:
-                if isinstance(value, torch.Tensor):
-                    self.largest = max(self.largest, value.untyped_storage().nbytes())
-            return out
-
     monkeypatch.setattr(gram, "NUMBERS", 1 << 10)
     draw = torch.Generator().manual_seed(0)
     x, y = torch.randn(900, 60, generator=draw), torch.randn(900, 2, generator=draw)
-    with Peak() as peak:
+    with LargestTensor() as peak:
         fit_ridge(x, y, [str(i) for i in range(900)], score="r2")
     assert peak.largest < x.untyped_storage().nbytes()
 

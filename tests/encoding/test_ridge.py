@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from torch.nn.functional import cosine_similarity
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from cadiff.data.splits import k_folds
 from cadiff.encoding.ridge import PENALTIES, RidgePath, fit_ridge
 from cadiff.errors import DataError
+from largest_tensor import LargestTensor
 
 
 def table(x, y, groups, seed):
@@ -59,18 +59,8 @@ def test_a_penalty_a_target_is_the_best_of_each_column_of_the_table(trials):
 
 
 def test_predictions_of_all_penalties_are_never_in_memory_together():
-    class Peak(TorchDispatchMode):
-        largest = 0
-
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            out = func(*args, **(kwargs or {}))
-            for value in out if isinstance(out, (tuple, list)) else [out]:
-                if isinstance(value, torch.Tensor):
-                    self.largest = max(self.largest, value.untyped_storage().nbytes())
-            return out
-
     x, y = torch.randn(60, 8), torch.randn(60, 60)
-    with Peak() as peak:
+    with LargestTensor() as peak:
         fit_ridge(x, y, [str(i) for i in range(60)], score="r2")
     assert peak.largest < 3 * 60 * 60 * 8  # all 19 would be 19 of these
 
