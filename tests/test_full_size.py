@@ -47,6 +47,7 @@ def weights(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*its last 190 places repeat them")  # the length is GOD subject 3's
 def test_every_stage_at_full_size_and_ten_steps_at_256_pixels(weights, tmp_path):
     subject = SimulateConfig(num_train_classes=4, images_per_class=1, num_test_images=2, test_repeats=1)
     simulate(subject, tmp_path / "subject")
