@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
@@ -155,7 +156,12 @@ def test_pictures_are_drawn(
         "rerank_features": ["pixels"],
         **more,
     }
-    reconstruct(ReconstructConfig.model_validate(settings), tuned[0], linear_brain, tmp_path / "run")
+    config = ReconstructConfig.model_validate(settings)
+    out = reconstruct(config, tuned[0], linear_brain, tmp_path / "run")
+    table = pd.read_csv(out / "samples.tsv", sep="\t")
+    assert {"brain", *config.controls} <= set(table["condition"])
+    assert all((out / file).is_file() for file in table["file"])
+    assert gpu.waits  # pictures came back from the GPU, so they were drawn there
 
 
 def test_a_condition_and_a_guess_may_lie_on_the_cpu(gpu: Gpu, tuned: tuple[Path, int]) -> None:
